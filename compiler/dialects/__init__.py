@@ -1,0 +1,1 @@
+"""The operations: `graph` (tensors) and `loops` (structured code over memory)."""

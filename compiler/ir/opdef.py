@@ -1,0 +1,125 @@
+"""Operation definitions: one class with all the rules of one operation.
+
+An instance of a definition is the operation *with its attributes* (``Transpose(permutation=(1, 0))``); a node of a
+graph or block is an `Operation` (`compiler.ir.core`), which refers to it. Definitions are frozen dataclasses and
+interned: the same attributes give the same object, so comparing and hashing are by identity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types as pytypes
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform, get_type_hints
+
+from flambeau.compiler.diagnostics import TypeInferenceError
+from flambeau.compiler.ir.types import Type
+
+if TYPE_CHECKING:
+    from flambeau.compiler.ir.core import Operation
+
+#: Every concrete definition by its name, filled as classes are made.
+REGISTRY: dict[str, type[OpDef]] = {}
+
+_RAW: dict[Any, OpDef] = {}
+_INTERNED: dict[Any, OpDef] = {}
+
+
+class _Interning(type):
+    """Calling a definition's class returns the one instance that has these attributes."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        raw = (cls, args, *kwargs.items()) if kwargs else (cls, args)
+        try:
+            found = _RAW.get(raw)
+        except TypeError:  # a list or an array among the attributes: normalised below
+            raw, found = None, None
+        if found is not None:
+            return found
+        instance = super().__call__(*args, **kwargs)
+        key = (cls, *((f.name, type(v), v) for f, v in instance.attribute_items()))
+        instance = _INTERNED.setdefault(key, instance)
+        if raw is not None:
+            _RAW[raw] = instance
+        return instance
+
+
+@dataclass_transform(frozen_default=True, eq_default=False)
+class OpDef(metaclass=_Interning):
+    """Base of every operation's definition. Subclasses are frozen dataclasses without saying so."""
+
+    #: The name in text, with its dialect: ``graph.add``, ``arith.addf``. Empty for abstract bases.
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        if "name" not in cls.__dict__ or not cls.name:
+            return
+        if cls.name in REGISTRY and REGISTRY[cls.name].__qualname__ != cls.__qualname__:
+            raise TypeError(f"two operations are called {cls.name}: {REGISTRY[cls.name]} and {cls}")
+        if inspect.getdoc(cls) is None or cls.__doc__ is None:
+            raise TypeError(f"{cls.name} needs a docstring: it becomes its reference page")
+        REGISTRY[cls.name] = cls
+
+    def __post_init__(self) -> None:
+        """Normalise attributes: lists to tuples, and numbers to the type that the annotation names."""
+        for field, value in self.attribute_items():
+            object.__setattr__(self, field.name, _normalised(value, field.type))
+
+    @classmethod
+    def attribute_fields(cls) -> tuple[dataclasses.Field[Any], ...]:
+        return dataclasses.fields(cls)  # type: ignore[arg-type]
+
+    def attribute_items(self) -> Iterable[tuple[dataclasses.Field[Any], Any]]:
+        return [(f, getattr(self, f.name)) for f in self.attribute_fields()]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The attributes by name."""
+        return {f.name: v for f, v in self.attribute_items()}
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{k}={v!r}" for k, v in self.attributes.items())
+        return f"{type(self).__name__}({inside})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), tuple(v for _, v in self.attribute_items()))
+
+    def infer(self, *operands: Type) -> Type | tuple[Type, ...]:
+        """The result's type (a tuple for several, empty for none). Raises TypeInferenceError through `reject`."""
+        raise NotImplementedError(f"{self.name} has no type inference")
+
+    def verify(self, operation: Operation) -> None:
+        """Rules beyond types: regions, terminators. Raises VerificationError."""
+
+    def reject(self, rule: str, *, expected: object = None, actual: object = None) -> TypeInferenceError:
+        """An error that says which operation, which rule, what was expected and what came; raise what it returns."""
+        text = f"{self.name}: {rule}"
+        if expected is not None:
+            text += f"; expected {expected}"
+        if actual is not None:
+            text += f", got {actual}" if expected is not None else f"; got {actual}"
+        return TypeInferenceError(text)
+
+
+def _normalised(value: Any, annotation: Any) -> Any:
+    if isinstance(value, list):
+        value = tuple(_normalised(v, "") for v in value)
+    if annotation in ("int", int) and isinstance(value, bool | pytypes.NoneType) is False and hasattr(value, "__index__"):
+        return int(value)
+    if annotation in ("float", float):
+        return float(value)
+    if annotation in ("bool", bool):
+        return bool(value)
+    return value
+
+
+def _rebuild(cls: type[OpDef], values: tuple[Any, ...]) -> OpDef:
+    return cls(*values)
+
+
+def signature_hints(cls: type[OpDef]) -> dict[str, Any]:
+    """Attribute names to their Python types, for the parser's checks and the documentation."""
+    return {k: v for k, v in get_type_hints(cls).items() if k in {f.name for f in cls.attribute_fields()}}

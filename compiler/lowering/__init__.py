@@ -1,0 +1,1 @@
+"""Graph kernels to loop-level IR."""

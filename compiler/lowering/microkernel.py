@@ -1,0 +1,111 @@
+"""The innermost tile of a contraction: accumulators in registers, fed by K steps of an outer product.
+
+A tile is `rows` x `vectors` accumulators. A step loads `vectors` vectors of B, broadcasts each of `rows` scalars of A
+and multiplies and adds. The accumulators are carried through the loop over K, so they never touch memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flambeau.compiler.ir.dims import Index
+from flambeau.compiler.ir.types import ElementType
+from flambeau.compiler.lowering.contraction_emitter import Emitter, Value
+
+ScalarAt = Callable[[int, Index], Value]
+VectorAt = Callable[[int, Index], Value]
+
+
+def outer_product_tile(
+    b: Emitter,
+    element: ElementType,
+    lanes: int,
+    rows: int,
+    vectors: int,
+    depth: Index,
+    a_at: ScalarAt,
+    b_at: VectorAt,
+    unroll: int = 4,
+) -> list[Value]:
+    """Accumulators, row by row, of sum over k < `depth` of a_at(row, k) * b_at(vector, k)."""
+
+    def step(k: Index, sums: list[Value]) -> list[Value]:
+        columns = [b_at(v, k) for v in range(vectors)]
+        out = []
+        for r in range(rows):
+            scalar = b.splat(a_at(r, k), lanes)
+            out += [b.multiply_add(scalar, columns[v], sums[r * vectors + v]) for v in range(vectors)]
+        return out
+
+    sums = [b.zero(element, lanes)] * (rows * vectors)
+    return unrolled(b, depth, unroll, step, sums)
+
+
+def dot_tile(
+    b: Emitter,
+    element: ElementType,
+    lanes: int,
+    rows: int,
+    columns: int,
+    depth: Index,
+    a_at: Callable[[int, Index, Value | None], Value],
+    b_at: Callable[[int, Index, Value | None], Value],
+    unroll: int = 2,
+) -> list[Value]:
+    """Scalars, row by row, of sum over k of a(row, k) * b(column, k); the functions give vectors along k, masked."""
+
+    def step(at: Index, sums: list[Value], mask: Value | None = None) -> list[Value]:
+        right = [b_at(c, at, mask) for c in range(columns)]
+        out = []
+        for r in range(rows):
+            left = a_at(r, at, mask)
+            out += [b.multiply_add(left, right[c], sums[r * columns + c]) for c in range(columns)]
+        return out
+
+    sums = [b.zero(element, lanes)] * (rows * columns)
+    blocks = depth // lanes
+    sums = unrolled(b, blocks, unroll, lambda block, s: step(block * lanes, s), sums)
+    rest = depth - blocks * lanes
+    if rest != 0:
+        sums = step(blocks * lanes, sums, b.mask(rest, lanes))
+    return [b.reduce_add(s) for s in sums]
+
+
+def unrolled(
+    b: Emitter, count: Index, unroll: int, step: Callable[[Index, list[Value]], list[Value]], carried: list[Value]
+) -> list[Value]:
+    """`carried` after `step(i, carried)` for each i < `count`, `unroll` steps an iteration."""
+    if isinstance(count, int) and count <= unroll:
+        for i in range(count):
+            carried = step(i, carried)
+        return carried
+
+    def several(i: Index, sums: list[Value]) -> list[Value]:
+        for u in range(unroll):
+            sums = step(i + u, sums)
+        return sums
+
+    whole = count // unroll * unroll
+    carried = b.for_(0, whole, unroll, several, carried)
+    if isinstance(count, int):
+        for i in range(count - count % unroll, count):
+            carried = step(i, carried)
+        return carried
+    return b.for_(whole, count, 1, lambda i, sums: step(i, sums), carried)
+
+
+def transpose(b: Emitter, vectors: list[Value]) -> list[Value]:
+    """The transpose of a square of vectors, by log2(lanes) rounds of two-operand shuffles."""
+    lanes = len(vectors)
+    half = lanes // 2
+    while half:
+        turned = list(vectors)
+        low = [lanes + (q ^ half) if q & half else q for q in range(lanes)]
+        high = [lanes + q if q & half else q | half for q in range(lanes)]
+        for i in range(lanes):
+            if i & half:
+                continue
+            turned[i] = b.shuffle(vectors[i], vectors[i | half], low)
+            turned[i | half] = b.shuffle(vectors[i], vectors[i | half], high)
+        vectors, half = turned, half // 2
+    return vectors

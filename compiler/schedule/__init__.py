@@ -1,0 +1,1 @@
+"""Schedules: how loops are tiled, vectorised and made parallel."""

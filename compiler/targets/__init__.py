@@ -1,0 +1,1 @@
+"""Code generation: loop-level IR to LLVM IR for CPUs, and to PTX."""

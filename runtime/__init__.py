@@ -1,0 +1,1 @@
+"""The Flambeau runtime: memory, threads, the JIT engine, linking and loading of exported libraries."""
