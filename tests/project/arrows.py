@@ -2,9 +2,10 @@
 
     cli → frontend → compiler → runtime.abi        frontend → runtime
 
-import-linter's own contract types want every module of a layer listed by name; the frontend is "everything in `flambeau`
-that is not one of the other three", which only a contract of our own can say. `python tests/project/arrows.py` runs all
-contracts of pyproject.toml over the installed layout and exits with 1 where one is broken.
+import-linter's own contract types want every module of a layer listed by name; the frontend is "everything in
+`flambeau` that is not one of the other three", which only a contract of our own can say.
+`python tests/project/arrows.py` runs all contracts of pyproject.toml over the installed layout and exits with 1 where
+one is broken.
 """
 
 import sys
@@ -52,10 +53,8 @@ class Arrows(Contract):  # type: ignore[misc]
             for imported in sorted(graph.find_modules_directly_imported_by(importer)):
                 if imported.split(".")[0] == "flambeau" and not allowed(importer, imported):
                     for place in graph.get_import_details(importer=importer, imported=imported):
-                        broken.append(
-                            f"{importer}:{place['line_number']}: {part_of(importer)} must not import {imported}: "
-                            f"{place['line_contents'].strip()}"
-                        )
+                        where, text = f"{importer}:{place['line_number']}", place["line_contents"].strip()
+                        broken.append(f"{where}: {part_of(importer)} must not import {imported}: {text}")
         return ContractCheck(kept=not broken, metadata={"broken": broken})
 
     def render_broken_contract(self, check: ContractCheck) -> None:

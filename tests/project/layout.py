@@ -1,7 +1,8 @@
 """The installed layout of the package, as a tree of links into the checkout.
 
-The folders `frontend`, `compiler`, `runtime` and `cli` install as one package, `flambeau`. mypy and import-linter read
-source trees and know nothing of that mapping, so they get a tree in which `flambeau` looks as it does when installed:
+The folders `frontend`, `compiler`, `runtime` and `cli` install as one package, `flambeau`. mypy and import-linter
+read source trees and know nothing of that mapping, so they get a tree in which `flambeau` looks as it does when
+installed:
 
     build/tree/flambeau/{__init__.py, tensor.py, nn/, …}  → frontend/*
     build/tree/flambeau/{compiler, runtime, cli}          → compiler, runtime, cli
@@ -31,7 +32,9 @@ def lay_out(tree: Path) -> Path:
         shutil.rmtree(tree)
     for name, folder in package_folders().items():
         target = tree.joinpath(*name.split("."))
-        if name.count(".") == 0:  # the frontend's entries, one by one: the other folders become their siblings
+        if (
+            name.count(".") == 0
+        ):  # the frontend's entries, one by one: the other folders become their siblings
             target.mkdir(parents=True)
             for entry in sorted(folder.iterdir()):
                 if entry.name != "__pycache__":
