@@ -20,7 +20,8 @@ else
 BIN := $(VENV)/bin
 endif
 PY := $(BIN)/python
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+PIP = @echo "installing into $(VENV) for make $(@F:.%=%): once, about a minute"; \
+	$(PY) -m pip install --quiet --disable-pip-version-check
 
 TESTS ?= tests
 # Two workers, because each of them uses several threads of its own.
