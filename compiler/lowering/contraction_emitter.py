@@ -21,7 +21,9 @@ Body: TypeAlias = "Callable[[Index, list[Value]], Sequence[Value] | None]"
 class Emitter(Protocol):
     """Emits loop-level operations in order, at one insertion point."""
 
-    def for_(self, low: Index, high: Index, step: int, body: Body, carried: Sequence[Value] = ()) -> list[Value]:
+    def for_(
+        self, low: Index, high: Index, step: int, body: Body, carried: Sequence[Value] = ()
+    ) -> list[Value]:
         """`scf.for`; `body(position, carried)` returns the carried values of the next iteration."""
 
     def parallel(self, extents: Sequence[Index], body: Callable[[list[Index]], None]) -> None:
@@ -34,10 +36,14 @@ class Emitter(Protocol):
 
     def load(self, buffer: Buffer, at: Sequence[Index]) -> Value: ...
     def store(self, value: Value, buffer: Buffer, at: Sequence[Index]) -> None: ...
-    def vector_load(self, buffer: Buffer, at: Sequence[Index], lanes: int, mask: Value | None = None) -> Value:
+    def vector_load(
+        self, buffer: Buffer, at: Sequence[Index], lanes: int, mask: Value | None = None
+    ) -> Value:
         """Consecutive elements from `at`; lanes whose mask is unset are not read and give zero."""
 
-    def vector_store(self, value: Value, buffer: Buffer, at: Sequence[Index], mask: Value | None = None) -> None: ...
+    def vector_store(
+        self, value: Value, buffer: Buffer, at: Sequence[Index], mask: Value | None = None
+    ) -> None: ...
     def mask(self, count: Index, lanes: int) -> Value:
         """`vector.create_mask`: the first `count` lanes are set (none if it is negative, all if it is larger)."""
 

@@ -139,12 +139,22 @@ def _pack_transposed(
         height = min(lanes, width - start)
         write = None if height == lanes else b.mask(height, lanes)
         # Rows that do not exist are read from a row that does and are blanked by the store of zeros below.
-        clamped = [row + (minimum(start + r, valid - 1) if not isinstance(valid, int) else min(start + r, valid - 1)) for r in range(height)]
+        clamped = [
+            row + (minimum(start + r, valid - 1) if not isinstance(valid, int) else min(start + r, valid - 1))
+            for r in range(height)
+        ]
         zeros = [b.zero(accumulator, lanes)] * (lanes - height)
         keep = None if isinstance(valid, int) and valid >= start + height else b.mask(valid - start, lanes)
 
-        def square(k: Index, _: list[Value], clamped: list[Index] = clamped, zeros: list[Value] = zeros,
-                   write: Value | None = write, keep: Value | None = keep, start: int = start) -> None:
+        def square(
+            k: Index,
+            _: list[Value],
+            clamped: list[Index] = clamped,
+            zeros: list[Value] = zeros,
+            write: Value | None = write,
+            keep: Value | None = keep,
+            start: int = start,
+        ) -> None:
             read = [b.vector_load(plain.buffer, plain.at(batch, r, first + k), lanes) for r in clamped]
             turned = transpose(b, [b.cast(x, accumulator) for x in read] + zeros)
             for u, x in enumerate(turned):
@@ -182,7 +192,9 @@ def _pack_elements(
 
         def blank(k: Index, _: list[Value]) -> None:
             for s, write in zip(starts, masks, strict=True):
-                b.vector_store(b.zero(accumulator, lanes), panel.buffer, (panel.start + k * width + s,), write)
+                b.vector_store(
+                    b.zero(accumulator, lanes), panel.buffer, (panel.start + k * width + s,), write
+                )
 
         b.for_(skip, depth, 1, blank)
 

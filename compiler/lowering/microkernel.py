@@ -72,7 +72,11 @@ def dot_tile(
 
 
 def unrolled(
-    b: Emitter, count: Index, unroll: int, step: Callable[[Index, list[Value]], list[Value]], carried: list[Value]
+    b: Emitter,
+    count: Index,
+    unroll: int,
+    step: Callable[[Index, list[Value]], list[Value]],
+    carried: list[Value],
 ) -> list[Value]:
     """`carried` after `step(i, carried)` for each i < `count`, `unroll` steps an iteration."""
     if isinstance(count, int) and count <= unroll:

@@ -64,8 +64,8 @@ def _assume(extent: Index, default: int = 256) -> int:
 
 def balanced(extent: int, most: int) -> int:
     """The tile not above `most` that splits `extent` into equal parts: 32 by 12 gives 11, not 12 + 12 + 8."""
-    parts = -(-extent // most)
-    return -(-extent // parts)
+    parts = max(1, -(-extent // most))
+    return max(1, -(-extent // parts))
 
 
 def register_tile(cpu: CpuShape, lanes: int) -> tuple[int, int]:
@@ -75,10 +75,13 @@ def register_tile(cpu: CpuShape, lanes: int) -> tuple[int, int]:
     return (rows - rows % 2 if rows < 12 else 12), vectors
 
 
-def _skinny_vectors(m: int, n: int, lanes: int, registers: int) -> tuple[int, int]:
-    """(rows, vectors) where there are few rows: wide rows of B keep several memory streams busy."""
+def _streaming(m: int, n: int, lanes: int, registers: int) -> ContractionSchedule:
+    """Few rows and a B that comes from memory: short blocks of K over long rows of B, so that whole pages stream;
+    the sums stay in L1."""
     vectors = max(1, min(8, (registers - 4) // (m + 1), -(-n // lanes)))
-    return m, vectors
+    wide = vectors * lanes
+    across = max(1, min(4096 // m, 1024 * lanes // 16) // wide)
+    return ContractionSchedule("direct", lanes, m, vectors, 16, m, wide * across)
 
 
 def choose(
@@ -92,20 +95,29 @@ def choose(
     if a.plain and b.plain and a.unit_depth and b.unit_depth and ek >= lanes and (en == 1 or not b.unit_row):
         if min(em, en) <= 32 and (em <= 4 or en <= 4 or ek >= 4 * lanes):
             return _dot(em, en, lanes, cpu)
-    if a.plain and b.plain and b.unit_row and (en * ek * size <= cpu.l2 // 2 or em <= 48):
-        if isinstance(m, int) and m <= 8:
-            rows, vectors = _skinny_vectors(m, en, lanes, cpu.registers)
-        elif isinstance(m, int):
+    streams = en * ek * size > cpu.l2 // 2
+    if a.plain and b.plain and b.unit_row and streams and isinstance(m, int) and m <= 8:
+        return _streaming(m, en, lanes, cpu.registers)
+    if a.plain and b.plain and b.unit_row and streams and em <= 64:
+        if isinstance(m, int):
             rows = balanced(m, rows)
-        return ContractionSchedule("direct", lanes, rows, vectors, 512, *_tasks(em, en, ek, rows, vectors * lanes))
+        return ContractionSchedule("panel", lanes, rows, vectors, 128, em, 8 * vectors * lanes)
+    if a.plain and b.plain and b.unit_row and not streams:
+        if isinstance(m, int):
+            rows = balanced(m, rows)
+        return ContractionSchedule(
+            "direct", lanes, rows, vectors, 512, *_tasks(em, en, ek, rows, vectors * lanes)
+        )
     if a.plain and isinstance(k, int) and k * vectors * lanes * size <= 2 * cpu.l1 and em <= 512:
         if isinstance(m, int):
             rows = balanced(m, rows)
-        return ContractionSchedule("panel", lanes, rows, vectors, k, *_tasks(em, en, ek, rows, vectors * lanes, em))
-    block_k = 384 * 4 // size * (cpu.l1 // 1024) // 32
+        return ContractionSchedule(
+            "panel", lanes, rows, vectors, max(k, 1), -(-em // rows) * rows, vectors * lanes
+        )
+    block_k = max(UNROLL, cpu.l1 * 9 // 16 // (rows * size))  # the A panel: a little more than half of L1
     if isinstance(k, int):
         block_k = balanced(k, block_k)
-        block_k = min(k, -(-block_k // UNROLL) * UNROLL)
+        block_k = max(1, min(k, -(-block_k // UNROLL) * UNROLL))
     wide = vectors * lanes
     columns = max(wide, cpu.l2 // 2 // (block_k * size) // wide * wide)
     return ContractionSchedule("packed", lanes, rows, vectors, block_k, rows * 8, columns)
@@ -121,14 +133,12 @@ def _dot(m: int, n: int, lanes: int, cpu: CpuShape) -> ContractionSchedule:
     return ContractionSchedule("dot", lanes, rows, columns, 0, max(m, 1), 16 * columns, 2)
 
 
-def _tasks(m: int, n: int, k: int, rows: int, columns: int, whole_rows: int = 0) -> tuple[int, int]:
-    """Rows and columns of a parallel task: at least about a quarter of a million multiply-adds each, several tiles wide."""
+def _tasks(m: int, n: int, k: int, rows: int, columns: int) -> tuple[int, int]:
+    """Rows and columns of a parallel task: about a quarter of a million multiply-adds or more."""
     work = 1 << 18
     tile = max(1, rows * columns * k)
     tiles = max(1, -(-work // tile))
     down = -(-m // rows)
-    if whole_rows:
-        return rows * down, columns
     take = min(down, tiles)
     across = max(1, -(-tiles // take))
     return rows * take, columns * across

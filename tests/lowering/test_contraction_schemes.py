@@ -1,0 +1,342 @@
+"""The contraction template, executed as it is emitted: every loop position is a number, every access is checked.
+
+No code generator takes part, so a failure here is the template's own. Buffers start as NaN (or a marker), reads of
+elements that nothing wrote show up in the result, and reads and writes outside a buffer raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from flambeau.compiler.ir import dims
+from flambeau.compiler.ir import types as T
+from flambeau.compiler.lowering.contraction import (
+    Contraction,
+    emit,
+    into_buffer,
+    schedule_of,
+    workspace_elements,
+)
+from flambeau.compiler.lowering.contraction_packing import Operand, Plain
+from flambeau.compiler.lowering.microkernel import transpose
+from flambeau.compiler.schedule.cpu_contraction import CpuShape, balanced, register_tile
+
+SMALL = CpuShape(vector_bits=128, registers=16, l1=256, l2=2048)
+
+
+class Buffer:
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def offset(self, at: Sequence[int], lanes: int = 1) -> int:
+        assert len(at) == self.array.ndim
+        flat = 0
+        for i, extent in zip(at, self.array.shape, strict=True):
+            flat = flat * extent + i
+        assert flat >= 0 and flat + lanes <= self.array.size, (
+            f"{list(at)} + {lanes} is outside {self.array.shape}"
+        )
+        return flat
+
+
+class Executor:
+    """An emitter that runs each operation at once; `sizes` are the symbolic extents, unknown to the template."""
+
+    def __init__(self, sizes: dict[str, int]) -> None:
+        self.sizes = sizes
+
+    def number(self, x: Any) -> int:
+        return dims.evaluate(x, self.sizes)
+
+    def for_(self, low: Any, high: Any, step: int, body: Any, carried: Sequence[Any] = ()) -> list[Any]:
+        values = list(carried)
+        for i in range(self.number(low), self.number(high), step):
+            values = list(body(i, values) or [])
+        return values
+
+    def parallel(self, extents: Sequence[Any], body: Callable[[list[Any]], None]) -> None:
+        # Backwards, so that a dependence between iterations shows.
+        for at in reversed(list(np.ndindex(*[self.number(e) for e in extents]))):
+            body([int(i) for i in at])
+
+    def if_equal(
+        self, a: Any, b: Any, then: Callable[[], None], otherwise: Callable[[], None] | None = None
+    ) -> None:
+        if self.number(a) == self.number(b):
+            then()
+        elif otherwise is not None:
+            otherwise()
+
+    def at(self, at: Sequence[Any]) -> list[int]:
+        return [self.number(i) for i in at]
+
+    def load(self, buffer: Buffer, at: Sequence[Any]) -> Any:
+        return buffer.array.reshape(-1)[buffer.offset(self.at(at))]
+
+    def store(self, value: Any, buffer: Buffer, at: Sequence[Any]) -> None:
+        assert np.asarray(value).dtype == buffer.array.dtype
+        buffer.array.reshape(-1)[buffer.offset(self.at(at))] = value
+
+    def vector_load(self, buffer: Buffer, at: Sequence[Any], lanes: int, mask: Any = None) -> Any:
+        count = lanes if mask is None else int(mask.sum())
+        result = np.zeros(lanes, buffer.array.dtype)
+        if count:
+            start = buffer.offset(self.at(at), count)
+            result[:count] = buffer.array.reshape(-1)[start : start + count]
+        return result
+
+    def vector_store(self, value: Any, buffer: Buffer, at: Sequence[Any], mask: Any = None) -> None:
+        assert value.dtype == buffer.array.dtype and value.ndim == 1
+        count = len(value) if mask is None else int(mask.sum())
+        if count:
+            start = buffer.offset(self.at(at), count)
+            buffer.array.reshape(-1)[start : start + count] = value[:count]
+
+    def mask(self, count: Any, lanes: int) -> Any:
+        return np.arange(lanes) < self.number(count)
+
+    def splat(self, scalar: Any, lanes: int) -> Any:
+        return np.full(lanes, scalar)
+
+    def zero(self, element: T.ElementType, lanes: int = 0) -> Any:
+        return np.zeros(lanes, element.numpy) if lanes else element.numpy.type(0)
+
+    def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
+        return x * y + z
+
+    def add(self, x: Any, y: Any) -> Any:
+        return x + y
+
+    def reduce_add(self, x: Any) -> Any:
+        return x.sum(dtype=x.dtype)
+
+    def shuffle(self, x: Any, y: Any, lanes: Sequence[int]) -> Any:
+        return np.concatenate([x, y])[list(lanes)]
+
+    def cast(self, x: Any, element: T.ElementType) -> Any:
+        return x.astype(element.numpy)
+
+    def alloca(self, shape: Sequence[int], element: T.ElementType) -> Buffer:
+        return Buffer(poisoned(tuple(shape), element))
+
+
+def poisoned(shape: tuple[int, ...], element: T.ElementType) -> np.ndarray:
+    return np.full(shape, np.nan if element.is_float else 77, element.numpy)
+
+
+def run(
+    batch: tuple[int, ...],
+    m: int,
+    n: int,
+    k: int,
+    *,
+    cpu: CpuShape = SMALL,
+    transposed: str = "",
+    plain: str = "ab",
+    element: T.ElementType = T.f32,
+    accumulator: T.ElementType | None = None,
+    bias: bool = False,
+    partial: bool = True,
+    symbolic: str = "",
+    inner: tuple[int, ...] = (),
+) -> str:
+    """Execute one contraction and compare with NumPy; returns the scheme that ran."""
+    acc = accumulator or element
+    rng = np.random.default_rng(m * 10007 + n * 101 + k)
+    a_shape = (*batch, k, m) if "a" in transposed else (*batch, m, k)
+    b_shape = (*batch, n, k) if "b" in transposed else (*batch, k, n)
+    a, b = (Buffer(rng.integers(-4, 5, s).astype(element.numpy)) for s in (a_shape, b_shape))
+    c, offsets = Buffer(poisoned((*batch, m, n), acc)), rng.integers(-4, 5, n).astype(acc.numpy)
+
+    def index(swapped: bool) -> Any:
+        return (
+            (lambda at, row, depth: (*at, depth, row))
+            if swapped
+            else (lambda at, row, depth: (*at, row, depth))
+        )
+
+    def operand(buffer: Buffer, name: str, swapped: bool, rows: int) -> Operand:
+        at = index(swapped)
+        facts = Plain(buffer, element, at, unit_row=swapped or k == 1, unit_depth=not swapped or rows == 1)
+        return Operand(
+            lambda e, batch, row, depth: e.load(buffer, at(batch, row, depth)),
+            facts if name in plain else None,
+        )
+
+    result = Plain(c, acc, index(False), unit_depth=True)
+    store, store_vector = into_buffer(result)
+    if bias:
+        plain_store, store_vector = store, None
+
+        def store(e: Any, at: Any, i: Any, j: Any, value: Any) -> None:
+            plain_store(e, at, i, j, value + offsets[e.number(j)])
+
+    sizes = {"M": m, "N": n, "K": k}
+    extents = [dims.dim(name) if name in symbolic else size for name, size in sizes.items()]
+    problem = Contraction(
+        batch,
+        *extents,
+        acc,
+        operand(a, "a", "a" in transposed, m),
+        operand(b, "b", "b" not in transposed, n),
+        store,
+        store_vector,
+        result if partial else None,
+        inner,
+    )
+    workspace = Buffer(poisoned((dims.evaluate(workspace_elements(problem, cpu), sizes),), acc))
+    schedule = emit(Executor(sizes), problem, cpu, workspace)
+    left, right = a.array.astype(np.float64), b.array.astype(np.float64)
+    expected = (left.swapaxes(-1, -2) if "a" in transposed else left) @ (
+        right.swapaxes(-1, -2) if "b" in transposed else right
+    )
+    # Small integers: every order of summation is exact.
+    np.testing.assert_array_equal(c.array.astype(np.float64), expected + (offsets if bias else 0))
+    return schedule.scheme
+
+
+AWKWARD = [
+    (1, 1, 1),
+    (1, 7, 5),
+    (5, 1, 9),
+    (2, 9, 1),
+    (3, 3, 0),
+    (7, 9, 11),
+    (13, 21, 30),
+    (1, 23, 40),
+    (29, 1, 17),
+]
+
+
+@pytest.mark.parametrize("plain", ["ab", "a", "b", ""])
+@pytest.mark.parametrize("transposed", ["", "a", "b", "ab"])
+@pytest.mark.parametrize("size", AWKWARD, ids=str)
+def test_layouts(size: tuple[int, int, int], transposed: str, plain: str) -> None:
+    run((), *size, transposed=transposed, plain=plain)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "scheme"),
+    [
+        ({"cpu": CpuShape()}, "direct"),
+        ({"cpu": CpuShape(), "transposed": "b", "size": (40, 40, 20)}, "panel"),
+        ({"cpu": CpuShape(), "transposed": "b", "size": (3, 20, 40)}, "dot"),
+        ({"plain": ""}, "packed"),
+        ({"size": (5, 40, 40)}, "direct"),
+        ({"size": (20, 40, 40)}, "panel"),
+        ({"size": (70, 20, 30)}, "packed"),
+    ],
+)
+def test_each_scheme_is_reached_and_right(kwargs: dict[str, Any], scheme: str) -> None:
+    kwargs = dict(kwargs)
+    size = kwargs.pop("size", (13, 21, 30))
+    assert run((2,), *size, **kwargs) == scheme
+    assert run((2,), *size, **kwargs, bias=True) == scheme
+    assert run((2,), *size, **kwargs, partial=False, bias=True) == scheme
+
+
+@pytest.mark.parametrize("symbolic", ["M", "N", "K", "MN", "MNK"])
+@pytest.mark.parametrize("transposed", ["", "b"])
+@pytest.mark.parametrize("plain", ["ab", ""])
+@pytest.mark.parametrize("cpu", [SMALL, CpuShape()], ids=["small", "large"])
+@pytest.mark.parametrize("size", [(1, 1, 1), (7, 9, 11), (13, 40, 19)], ids=str)
+def test_symbolic_extents(
+    size: tuple[int, int, int], cpu: CpuShape, plain: str, transposed: str, symbolic: str
+) -> None:
+    run((), *size, cpu=cpu, plain=plain, transposed=transposed, symbolic=symbolic)
+    run((), *size, cpu=cpu, plain=plain, transposed=transposed, symbolic=symbolic, bias=True, partial=False)
+
+
+@pytest.mark.parametrize("plain", ["ab", ""])
+@pytest.mark.parametrize("transposed", ["", "b"])
+@pytest.mark.parametrize(
+    ("element", "accumulator"),
+    [(T.f64, T.f64), (T.bf16, T.f32), (T.f16, T.f32), (T.i32, T.i32), (T.i64, T.i64), (T.i8, T.i32)],
+)
+def test_element_types(
+    element: T.ElementType, accumulator: T.ElementType, transposed: str, plain: str
+) -> None:
+    assert ml_dtypes.bfloat16 is T.bf16.numpy.type
+    for size in [(7, 9, 11), (1, 12, 33), (12, 1, 33)]:
+        run((), *size, element=element, accumulator=accumulator, transposed=transposed, plain=plain)
+
+
+def test_digits_of_k_become_nested_loops_without_divisions() -> None:
+    """A convolution's k is (channel, row, column): the element function sees positions whose digits simplify."""
+    run((), 5, 9, 36, plain="", inner=(3, 3))
+    seen: list[Any] = []
+
+    class Recorder(Executor):
+        """Runs each loop body once, at a symbolic position, as a code generator would."""
+
+        def for_(self, low: Any, high: Any, step: int, body: Any, carried: Sequence[Any] = ()) -> list[Any]:
+            position = dims.of_symbol(
+                dims.Symbol("i", 0, None if isinstance(high, dims.Dim) else high - 1, value=self)
+            )
+            body(position, list(carried))
+            return list(carried)
+
+        def parallel(self, extents: Sequence[Any], body: Callable[[list[Any]], None]) -> None:
+            body([dims.of_symbol(dims.Symbol("p", 0, e - 1, value=self)) for e in extents])
+
+        def store(self, value: Any, buffer: Any, at: Any) -> None: ...
+        def vector_store(self, value: Any, buffer: Any, at: Any, mask: Any = None) -> None: ...
+        def vector_load(self, buffer: Any, at: Any, lanes: int, mask: Any = None) -> Any:
+            return np.zeros(lanes, np.float32)
+
+        def load(self, buffer: Any, at: Any) -> Any:
+            return np.float32(0)
+
+        def mask(self, count: Any, lanes: int) -> Any:
+            return np.ones(lanes, bool)
+
+        def if_equal(self, a: Any, b: Any, then: Any, otherwise: Any = None) -> None:
+            then()
+
+    def element(e: Any, batch: Any, row: Any, k: Any) -> Any:
+        seen.extend([k // 9, k // 3 % 3, k % 3])
+        return np.float32(0)
+
+    problem = Contraction(
+        (),
+        8,
+        16,
+        36,
+        T.f32,
+        Operand(element),
+        Operand(element),
+        lambda *_: None,
+        lambda *_: None,
+        None,
+        (3, 3),
+    )
+    emit(Recorder({}), problem, CpuShape(), Buffer(np.zeros(1, np.float32)))
+    assert seen and not any("floordiv" in repr(x) or "mod" in repr(x) for x in seen)
+
+
+def test_columns_are_exchanged_for_rows() -> None:
+    """A transposed matrix times a column runs as a row times a matrix."""
+    a = Plain(None, T.f32, lambda at, m, k: (k, m), unit_row=True)
+    b = Plain(None, T.f32, lambda at, n, k: (k,), unit_row=True, unit_depth=True)
+    none: Any = None
+    problem = Contraction((), 100, 1, 50, T.f32, Operand(none, a), Operand(none, b), none)
+    exchanged, schedule = schedule_of(problem, CpuShape())
+    assert (exchanged.m, exchanged.n, schedule.scheme) == (1, 100, "direct")
+
+
+@pytest.mark.parametrize("lanes", [2, 4, 8, 16])
+def test_transposition_in_registers(lanes: int) -> None:
+    square = np.arange(lanes * lanes, dtype=np.float32).reshape(lanes, lanes)
+    np.testing.assert_array_equal(transpose(Executor({}), list(square)), square.T)
+
+
+def test_register_tiles_fit() -> None:
+    for registers in (16, 32):
+        rows, vectors = register_tile(CpuShape(registers=registers), 16)
+        assert rows * vectors + vectors + 1 <= registers
+    assert [balanced(32, 12), balanced(12, 12), balanced(13, 12), balanced(0, 12)] == [11, 12, 7, 1]
