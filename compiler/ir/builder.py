@@ -28,6 +28,7 @@ from flambeau.compiler.ir.types import (
     i1,
 )
 from flambeau.compiler.ir.types import index as index_type
+from flambeau.compiler.ir.types import pointer as pointer_type
 
 Position = Any  # int | Dim | Value
 
@@ -369,14 +370,20 @@ class LoopBuilder(ScalarBuilder):
 
     @contextmanager
     def parallel(self, count: Position) -> Iterator[Loop]:
-        """`scf.parallel` over [0, count) on the function's pool; without one, a loop. The iterations are independent."""
+        """`scf.parallel` over [0, count) on the function's pool; without one, or inside another, a loop.
+
+        The iterations must be independent.
+        """
         operands = [self.index(0), self.index(count), self.index(1)]
         if self._pool is not None:
             operands.append(self._pool)
+        # A body already has a thread of its own: loops in it stay there.
+        pool, self._pool = self._pool, None
         with self._block([index_type]) as scope:
             loop = Loop(self._loop_symbol(scope, 0, count), (), self._worker)
             yield loop
             self.emit(scf.Reduce())
+        self._pool = pool
         self.emit(scf.Parallel(), *operands, regions=[Region([scope.block])])
 
     def _worker(self) -> Index:
@@ -444,6 +451,18 @@ class LoopBuilder(ScalarBuilder):
         """A contiguous part of a buffer, from an offset in elements, with a shape of its own."""
         type = MemRefType.get(tuple(shape), _memref(buffer).element)
         return self.value(memref.ReinterpretCast(), buffer, self.index(offset), to=type)
+
+    def from_pointer(self, pointer: Value, shape: Sequence[Index], element: ElementType) -> Value:
+        """The memory behind a pointer, as a buffer."""
+        return self.value(memref.FromPointer(), pointer, to=MemRefType.get(tuple(shape), element))
+
+    def to_pointer(self, buffer: Value) -> Value:
+        """A buffer's address."""
+        return self.value(memref.FromPointer(), buffer, to=pointer_type)
+
+    def get_global(self, name: str, shape: Sequence[Index], element: ElementType) -> Value:
+        """A constant buffer of the module."""
+        return self.value(memref.GetGlobal(name), to=MemRefType.get(tuple(shape), element))
 
     def offset(self, buffer: Value, indices: Sequence[Position]) -> Index:
         """The row-major position of an element."""

@@ -331,3 +331,15 @@ class UIToFP(Cast):
     """An unsigned integer as a float, rounded to nearest even."""
 
     name = "arith.uitofp"
+
+
+class FPToSISat(Cast):
+    """A float as a signed integer, truncated; out of range the nearest integer that there is, and 0 for NaN."""
+
+    name = "llvm.intr.fptosi.sat"
+
+
+class FPToUISat(Cast):
+    """A float as an unsigned integer, truncated; out of range the nearest integer that there is, and 0 for NaN."""
+
+    name = "llvm.intr.fptoui.sat"

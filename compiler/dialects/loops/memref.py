@@ -112,3 +112,20 @@ class AtomicRMW(LoopOp):
     def infer(self, *operands: Type) -> Type:
         check_access(self, operands[1], operands[2:])
         return operands[0]
+
+
+class FromPointer(LoopOp):
+    """A pointer as a memref, or a memref as a pointer."""
+
+    name = "builtin.unrealized_conversion_cast"
+    pure = True
+    explicit_results = True
+
+
+class GetGlobal(LoopOp):
+    """A constant buffer of the module, by name, aligned to 64 bytes."""
+
+    name = "memref.get_global"
+    pure = True
+    explicit_results = True
+    sym_name: str
