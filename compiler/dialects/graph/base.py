@@ -54,7 +54,7 @@ class GraphOp(OpDef):
     schedule_family: ClassVar[str] = "element"
     #: Recomputing one element costs more than reading it back from memory (reduce_window, ...).
     expensive: ClassVar[bool] = False
-    vjp: Any = None
+    vjp: ClassVar[Any] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
