@@ -12,201 +12,159 @@ from dataclasses import dataclass
 from flambeau.compiler.ir.dims import Index, minimum
 from flambeau.compiler.ir.types import ElementType
 from flambeau.compiler.lowering.contraction_emitter import Buffer, Emitter, Value
+from flambeau.compiler.lowering.contraction_problem import Batch, Operand
 from flambeau.compiler.lowering.microkernel import transpose
-
-Load = Callable[[Emitter, Sequence[Index], Index, Index], Value]
-
-
-@dataclass(frozen=True)
-class Plain:
-    """An operand that simply lies in `buffer`: element (batch, row, k) at index ``at(batch, row, k)``.
-
-    `unit_row` and `unit_depth` say along which of the two the index's memory stride is 1 (both, if one extent is 1).
-    """
-
-    buffer: Buffer
-    element: ElementType
-    at: Callable[[Sequence[Index], Index, Index], Sequence[Index]]
-    unit_row: bool = False
-    unit_depth: bool = False
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Where a packed panel goes: `buffer` (one-dimensional), from `start`, `width` rows."""
+    """Rows [row, row + width) and k in [first, first + depth) of an operand, to go to `buffer` from `start`.
+
+    `rows` is what the operand still has from `row` on; it may be less than `width`, or more.
+    """
 
     buffer: Buffer
     start: Index
     width: int
+    row: Index
+    rows: Index
+    first: Index
+    depth: Index
+
+    @property
+    def full(self) -> bool:
+        """Are all the panel's rows known to exist?"""
+        return isinstance(self.rows, int) and self.rows >= self.width
+
+    @property
+    def valid(self) -> Index:
+        """How many of the panel's rows exist."""
+        return self.width if self.full else minimum(self.rows, self.width)
 
 
-@dataclass(frozen=True)
-class Operand:
-    """One operand, turned so that its first axis (M or N) is called row: `load` gives any element in any type;
-    `plain`, if it is so, gives the packer and the tile direct access."""
+class Packer:
+    """Packs panels of one operand.
 
-    load: Load
-    plain: Plain | None = None
-
-
-def pack_panel(
-    b: Emitter,
-    operand: Operand,
-    batch: Sequence[Index],
-    panel: Panel,
-    row: Index,
-    rows: Index,
-    first: Index,
-    depth: Index,
-    accumulator: ElementType,
-    lanes: int,
-    inner: Sequence[int] = (),
-) -> None:
-    """Pack rows [row, row + min(width, rows)) and k in [first, first + depth) of `operand`.
-
-    `rows` is what is left of the operand. `inner` are the sizes of the inner digits of k (for a convolution: kernel
-    height and width): where they divide the block, the loop over k is a nest over the digits, and the divisions in
-    the element function disappear.
+    `inner` are the sizes of the inner digits of k (for a convolution: kernel height and width): where they divide the
+    block, the loop over k is a nest over the digits, and the divisions in the element function disappear.
     """
-    if operand.plain is not None and operand.plain.unit_row:
-        _pack_rows(b, operand.plain, batch, panel, row, rows, first, depth, accumulator, lanes)
-        return
-    if operand.plain is not None and operand.plain.unit_depth and lanes > 1:
-        _pack_transposed(b, operand, operand.plain, batch, panel, row, rows, first, depth, accumulator, lanes)
-        return
-    _pack_elements(b, operand, batch, panel, row, rows, 0, first, depth, accumulator, inner, lanes)
 
+    def __init__(
+        self, b: Emitter, operand: Operand, accumulator: ElementType, lanes: int, inner: Sequence[int] = ()
+    ) -> None:
+        self.b, self.operand, self.accumulator, self.lanes = b, operand, accumulator, lanes
+        self.inner = tuple(inner)
 
-def _is_full(width: int, rows: Index) -> bool:
-    return isinstance(rows, int) and rows >= width
-
-
-def _pack_rows(
-    b: Emitter,
-    plain: Plain,
-    batch: Sequence[Index],
-    panel: Panel,
-    row: Index,
-    rows: Index,
-    first: Index,
-    depth: Index,
-    accumulator: ElementType,
-    lanes: int,
-) -> None:
-    """Rows are neighbours in memory: copy vectors."""
-    width = panel.width
-
-    def copy(full: bool) -> None:
-        starts = range(0, width, lanes)
-        if full:
-            masks = [None if width - s >= lanes else b.mask(width - s, lanes) for s in starts]
+    def pack(self, batch: Batch, panel: Panel) -> None:
+        """Emit the packing of one panel."""
+        plain, along = self.operand.plain, self.operand.along
+        if plain is not None and (plain.unit_row or plain.unit_depth):
+            along = "row" if plain.unit_row else "depth"
+        if along == "row" and self.lanes > 1:
+            self._rows(batch, panel)
+        elif along == "depth" and self.lanes > 1:
+            self._transposed(batch, panel)
         else:
-            masks = [b.mask(minimum(rows, width) - s, lanes) for s in starts]
-        stores = [None if width - s >= lanes else b.mask(width - s, lanes) for s in starts]
+            self._elements(batch, panel, 0)
 
-        def one(k: Index, _: list[Value]) -> None:
-            for s, read, write in zip(starts, masks, stores, strict=True):
-                x = b.vector_load(plain.buffer, plain.at(batch, row + s, first + k), lanes, read)
-                b.vector_store(b.cast(x, accumulator), panel.buffer, (panel.start + k * width + s,), write)
+    def _read(self, batch: Batch, row: Index, k: Index, row_wise: bool, count: Index | None) -> Value:
+        """A vector of `lanes` elements from (row, k), along rows or along k, or of those below `count`."""
+        b, plain = self.b, self.operand.plain
+        if plain is not None:
+            mask = None if count is None else b.mask(count, self.lanes)
+            x = b.vector_load(plain.buffer, plain.at(batch, row, k), self.lanes, mask)
+            return b.cast(x, plain.element, self.accumulator)
+        with b.lanes_of(self.lanes, count) as lane:
+            if row_wise:
+                return self.operand.load(b.builder, batch, row + lane, k)
+            return self.operand.load(b.builder, batch, row, k + lane)
 
-        b.for_(0, depth, 1, one)
+    def _chunks(self, panel: Panel) -> list[tuple[int, Value | None]]:
+        """The panel's rows in vectors: the first row of each, and the mask that keeps a store inside the panel."""
+        lanes, width = self.lanes, panel.width
+        starts = range(0, width, lanes)
+        return [(s, None if width - s >= lanes else self.b.mask(width - s, lanes)) for s in starts]
 
-    if isinstance(rows, int):
-        copy(_is_full(width, rows))
-        return
-    b.if_equal(minimum(rows, width), width, lambda: copy(True), lambda: copy(False))
+    def _rows(self, batch: Batch, panel: Panel) -> None:
+        """Rows are neighbours in memory: copy vectors."""
+        b, lanes = self.b, self.lanes
+        chunks = self._chunks(panel)
 
+        def copy(full: bool) -> None:
+            valid = panel.width if full else minimum(panel.rows, panel.width)
 
-def _pack_transposed(
-    b: Emitter,
-    operand: Operand,
-    plain: Plain,
-    batch: Sequence[Index],
-    panel: Panel,
-    row: Index,
-    rows: Index,
-    first: Index,
-    depth: Index,
-    accumulator: ElementType,
-    lanes: int,
-) -> None:
-    """K runs along memory: squares of `lanes` x `lanes` are transposed in registers."""
-    width = panel.width
-    whole = depth // lanes * lanes
-    valid = width if _is_full(width, rows) else minimum(rows, width)
+            def one(k: Index, _: list[Value]) -> None:
+                for s, write in chunks:
+                    count = None if isinstance(valid, int) and valid - s >= lanes else valid - s
+                    if self.operand.plain is None and count is not None:
+                        b.vector_store(b.zero(self.accumulator, lanes), panel.buffer, at(k, s), write)
+                        x = self._read(batch, panel.row + s, panel.first + k, True, count)
+                        b.vector_store(x, panel.buffer, at(k, s), b.mask(count, lanes))
+                        continue
+                    x = self._read(batch, panel.row + s, panel.first + k, True, count)
+                    b.vector_store(x, panel.buffer, at(k, s), write)
 
-    for start in range(0, width, lanes):
+            b.for_(0, panel.depth, 1, one)
+
+        def at(k: Index, start: int) -> tuple[Index]:
+            return (panel.start + k * panel.width + start,)
+
+        if isinstance(panel.rows, int):
+            copy(panel.full)
+            return
+        b.if_equal(panel.valid, panel.width, lambda: copy(True), lambda: copy(False))
+
+    def _transposed(self, batch: Batch, panel: Panel) -> None:
+        """K runs along memory: squares of `lanes` x `lanes` are transposed in registers."""
+        whole = panel.depth // self.lanes * self.lanes
+        for start, write in self._chunks(panel):
+            self._squares(batch, panel, start, write, whole)
+        if panel.depth - whole != 0:
+            self._elements(batch, panel, whole)
+
+    def _squares(self, batch: Batch, panel: Panel, start: int, write: Value | None, whole: Index) -> None:
+        b, lanes, width, valid = self.b, self.lanes, panel.width, panel.valid
         height = min(lanes, width - start)
-        write = None if height == lanes else b.mask(height, lanes)
-        # Rows that do not exist are read from a row that does and are blanked by the store of zeros below.
-        clamped = [
-            row + (minimum(start + r, valid - 1) if not isinstance(valid, int) else min(start + r, valid - 1))
-            for r in range(height)
-        ]
-        zeros = [b.zero(accumulator, lanes)] * (lanes - height)
-        keep = None if isinstance(valid, int) and valid >= start + height else b.mask(valid - start, lanes)
+        # Rows that do not exist are read from a row that does; zeros are stored in their place.
+        rows = [panel.row + minimum(start + r, valid - 1) for r in range(height)]
+        zero = b.zero(self.accumulator, lanes)
+        short = not (isinstance(valid, int) and valid >= start + height)
+        keep = b.mask(valid - start, lanes) if short else write
 
-        def square(
-            k: Index,
-            _: list[Value],
-            clamped: list[Index] = clamped,
-            zeros: list[Value] = zeros,
-            write: Value | None = write,
-            keep: Value | None = keep,
-            start: int = start,
-        ) -> None:
-            read = [b.vector_load(plain.buffer, plain.at(batch, r, first + k), lanes) for r in clamped]
-            turned = transpose(b, [b.cast(x, accumulator) for x in read] + zeros)
-            for u, x in enumerate(turned):
+        def square(k: Index, _: list[Value]) -> None:
+            read = [self._read(batch, r, panel.first + k, False, None) for r in rows]
+            for u, x in enumerate(transpose(b, read + [zero] * (lanes - height))):
                 at = (panel.start + (k + u) * width + start,)
-                if keep is not None:
-                    b.vector_store(b.zero(accumulator, lanes), panel.buffer, at, write)
-                    b.vector_store(x, panel.buffer, at, keep)
-                else:
-                    b.vector_store(x, panel.buffer, at, write)
+                if short:
+                    b.vector_store(zero, panel.buffer, at, write)
+                b.vector_store(x, panel.buffer, at, keep)
 
         b.for_(0, whole, lanes, square)
-    if depth - whole != 0:
-        _pack_elements(b, operand, batch, panel, row, rows, whole, first, depth, accumulator, (), lanes)
 
+    def _elements(self, batch: Batch, panel: Panel, skip: Index) -> None:
+        """Any element function, for k from `skip`. The row is the outer loop: what depends on it alone is computed
+        once."""
+        b, lanes, width = self.b, self.lanes, panel.width
+        if not panel.full:
+            chunks = self._chunks(panel)
 
-def _pack_elements(
-    b: Emitter,
-    operand: Operand,
-    batch: Sequence[Index],
-    panel: Panel,
-    row: Index,
-    rows: Index,
-    skip: Index,
-    first: Index,
-    depth: Index,
-    accumulator: ElementType,
-    inner: Sequence[int],
-    lanes: int,
-) -> None:
-    """Any element function, for k from `skip`. The row is the outer loop: what depends on it alone is computed once."""
-    width = panel.width
-    if not _is_full(width, rows):
-        starts = range(0, width, lanes)
-        masks = [None if width - s >= lanes else b.mask(width - s, lanes) for s in starts]
+            def blank(k: Index, _: list[Value]) -> None:
+                for s, write in chunks:
+                    at = (panel.start + k * width + s,)
+                    b.vector_store(b.zero(self.accumulator, lanes), panel.buffer, at, write)
 
-        def blank(k: Index, _: list[Value]) -> None:
-            for s, write in zip(starts, masks, strict=True):
-                b.vector_store(
-                    b.zero(accumulator, lanes), panel.buffer, (panel.start + k * width + s,), write
-                )
+            b.for_(skip, panel.depth, 1, blank)
 
-        b.for_(skip, depth, 1, blank)
-
-    digits = 1
-    for size in inner:
-        digits *= size
-    nested = digits > 1 and skip == 0 and depth % digits == 0 and first % digits == 0
-
-    def one_row(r: Index, _: list[Value]) -> None:
-        def one(k: Index) -> None:
-            x = b.cast(operand.load(b, batch, row + r, first + k), accumulator)
+        def one(r: Index, k: Index) -> None:
+            x = self.operand.load(b.builder, batch, panel.row + r, panel.first + k)
             b.store(x, panel.buffer, (panel.start + k * width + r,))
+
+        b.for_(0, panel.valid, 1, lambda r, _: self._depth(panel, skip, lambda k: one(r, k)))
+
+    def _depth(self, panel: Panel, skip: Index, one: Callable[[Index], None]) -> None:
+        b, digits = self.b, 1
+        for size in self.inner:
+            digits *= size
 
         def nest(k: Index, sizes: Sequence[int]) -> None:
             if not sizes:
@@ -214,9 +172,7 @@ def _pack_elements(
                 return
             b.for_(0, sizes[0], 1, lambda d, _: nest(k * sizes[0] + d, sizes[1:]))
 
-        if nested:
-            b.for_(0, depth // digits, 1, lambda outer, _: nest(outer, inner))
+        if digits > 1 and skip == 0 and panel.depth % digits == 0 and panel.first % digits == 0:
+            b.for_(0, panel.depth // digits, 1, lambda outer, _: nest(outer, self.inner))
             return
-        b.for_(skip, depth, 1, lambda k, _: one(k))
-
-    b.for_(0, width if _is_full(width, rows) else minimum(rows, width), 1, one_row)
+        b.for_(skip, panel.depth, 1, lambda k, _: one(k))

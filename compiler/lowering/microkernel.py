@@ -34,7 +34,9 @@ def outer_product_tile(
         out = []
         for r in range(rows):
             scalar = b.splat(a_at(r, k), lanes)
-            out += [b.multiply_add(scalar, columns[v], sums[r * vectors + v]) for v in range(vectors)]
+            out += [
+                b.multiply_add(scalar, columns[v], sums[r * vectors + v], element) for v in range(vectors)
+            ]
         return out
 
     sums = [b.zero(element, lanes)] * (rows * vectors)
@@ -59,7 +61,7 @@ def dot_tile(
         out = []
         for r in range(rows):
             left = a_at(r, at, mask)
-            out += [b.multiply_add(left, right[c], sums[r * columns + c]) for c in range(columns)]
+            out += [b.multiply_add(left, right[c], sums[r * columns + c], element) for c in range(columns)]
         return out
 
     sums = [b.zero(element, lanes)] * (rows * columns)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from flambeau.compiler.ir.dims import Dim, Index
 from flambeau.compiler.ir.types import ElementType
+from flambeau.compiler.targets.machine import TargetDescription
 
 Scheme = Literal["direct", "panel", "dot", "packed"]
 UNROLL = 4
@@ -142,3 +143,8 @@ def _tasks(m: int, n: int, k: int, rows: int, columns: int) -> tuple[int, int]:
     take = min(down, tiles)
     across = max(1, -(-tiles // take))
     return rows * take, columns * across
+
+
+def cpu_shape(target: TargetDescription) -> CpuShape:
+    """The numbers of a target."""
+    return CpuShape(target.vector_bits, target.vector_registers, target.l1_bytes, target.l2_bytes)

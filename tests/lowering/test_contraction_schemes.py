@@ -6,7 +6,9 @@ elements that nothing wrote show up in the result, and reads and writes outside 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -15,14 +17,14 @@ import pytest
 
 from flambeau.compiler.ir import dims
 from flambeau.compiler.ir import types as T
-from flambeau.compiler.lowering.contraction import (
+from flambeau.compiler.lowering.contraction import emit, schedule_of, workspace_elements
+from flambeau.compiler.lowering.contraction_problem import (
     Contraction,
-    emit,
+    Operand,
+    Plain,
     into_buffer,
-    schedule_of,
-    workspace_elements,
+    plain_operand,
 )
-from flambeau.compiler.lowering.contraction_packing import Operand, Plain
 from flambeau.compiler.lowering.microkernel import transpose
 from flambeau.compiler.schedule.cpu_contraction import CpuShape, balanced, register_tile
 
@@ -48,7 +50,26 @@ class Executor:
     """An emitter that runs each operation at once; `sizes` are the symbolic extents, unknown to the template."""
 
     def __init__(self, sizes: dict[str, int]) -> None:
-        self.sizes = sizes
+        self.sizes = dict(sizes)
+        self.builder = self
+        self.lanes = 0
+        self.count = 0
+
+    @contextmanager
+    def lanes_of(self, lanes: int, count: Any = None) -> Iterator[Any]:
+        assert not self.lanes, "vectors in vectors"
+        self.lanes, self.count = lanes, lanes if count is None else max(0, min(lanes, self.number(count)))
+        yield dims.dim("lane")
+        self.lanes = 0
+
+    def has_lane(self, at: Sequence[Any]) -> bool:
+        return any(isinstance(i, dims.Dim) and "lane" in {x.name for x in i.symbols()} for i in at)
+
+    def each_lane(self, buffer: Buffer, at: Sequence[Any]) -> list[int]:
+        return [
+            buffer.offset([dims.evaluate(i, {**self.sizes, "lane": lane}) for i in at])
+            for lane in range(self.count)
+        ]
 
     def number(self, x: Any) -> int:
         return dims.evaluate(x, self.sizes)
@@ -76,10 +97,17 @@ class Executor:
         return [self.number(i) for i in at]
 
     def load(self, buffer: Buffer, at: Sequence[Any]) -> Any:
+        if self.has_lane(at):
+            result = np.zeros(self.lanes, buffer.array.dtype)
+            result[: self.count] = buffer.array.reshape(-1)[self.each_lane(buffer, at)]
+            return result
         return buffer.array.reshape(-1)[buffer.offset(self.at(at))]
 
     def store(self, value: Any, buffer: Buffer, at: Sequence[Any]) -> None:
         assert np.asarray(value).dtype == buffer.array.dtype
+        if self.has_lane(at):
+            buffer.array.reshape(-1)[self.each_lane(buffer, at)] = value[: self.count]
+            return
         buffer.array.reshape(-1)[buffer.offset(self.at(at))] = value
 
     def vector_load(self, buffer: Buffer, at: Sequence[Any], lanes: int, mask: Any = None) -> Any:
@@ -103,13 +131,13 @@ class Executor:
     def splat(self, scalar: Any, lanes: int) -> Any:
         return np.full(lanes, scalar)
 
-    def zero(self, element: T.ElementType, lanes: int = 0) -> Any:
-        return np.zeros(lanes, element.numpy) if lanes else element.numpy.type(0)
+    def zero(self, element: T.ElementType, lanes: int) -> Any:
+        return np.zeros(lanes, element.numpy)
 
-    def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
+    def multiply_add(self, x: Any, y: Any, z: Any, element: T.ElementType) -> Any:
         return x * y + z
 
-    def add(self, x: Any, y: Any) -> Any:
+    def add(self, x: Any, y: Any, element: T.ElementType) -> Any:
         return x + y
 
     def reduce_add(self, x: Any) -> Any:
@@ -118,8 +146,9 @@ class Executor:
     def shuffle(self, x: Any, y: Any, lanes: Sequence[int]) -> Any:
         return np.concatenate([x, y])[list(lanes)]
 
-    def cast(self, x: Any, element: T.ElementType) -> Any:
-        return x.astype(element.numpy)
+    def cast(self, x: Any, source: T.ElementType, target: T.ElementType) -> Any:
+        assert x.dtype == source.numpy
+        return x.astype(target.numpy)
 
     def alloca(self, shape: Sequence[int], element: T.ElementType) -> Buffer:
         return Buffer(poisoned(tuple(shape), element))
@@ -144,6 +173,8 @@ def run(
     partial: bool = True,
     symbolic: str = "",
     inner: tuple[int, ...] = (),
+    along: bool = True,
+    vector_store: bool = True,
 ) -> str:
     """Execute one contraction and compare with NumPy; returns the scheme that ran."""
     acc = accumulator or element
@@ -151,30 +182,24 @@ def run(
     a_shape = (*batch, k, m) if "a" in transposed else (*batch, m, k)
     b_shape = (*batch, n, k) if "b" in transposed else (*batch, k, n)
     a, b = (Buffer(rng.integers(-4, 5, s).astype(element.numpy)) for s in (a_shape, b_shape))
-    c, offsets = Buffer(poisoned((*batch, m, n), acc)), rng.integers(-4, 5, n).astype(acc.numpy)
+    c, offsets = Buffer(poisoned((*batch, m, n), acc)), Buffer(rng.integers(-4, 5, n).astype(acc.numpy))
 
-    def index(swapped: bool) -> Any:
-        return (
-            (lambda at, row, depth: (*at, depth, row))
-            if swapped
-            else (lambda at, row, depth: (*at, row, depth))
-        )
+    executor = Executor({"M": m, "N": n, "K": k})
+    rank = len(batch)
+    axes = list(range(rank))
 
-    def operand(buffer: Buffer, name: str, swapped: bool, rows: int) -> Operand:
-        at = index(swapped)
-        facts = Plain(buffer, element, at, unit_row=swapped or k == 1, unit_depth=not swapped or rows == 1)
-        return Operand(
-            lambda e, batch, row, depth: e.load(buffer, at(batch, row, depth)),
-            facts if name in plain else None,
-        )
+    def operand(buffer: Buffer, name: str, swapped: bool) -> Operand:
+        order = (axes, rank + 1, rank) if swapped else (axes, rank, rank + 1)
+        found = plain_operand(executor, buffer, element, buffer.array.shape, order, acc)
+        return found if name in plain else replace(found, plain=None, along=found.along if along else "")
 
-    result = Plain(c, acc, index(False), unit_depth=True)
-    store, store_vector = into_buffer(result)
-    if bias:
-        plain_store, store_vector = store, None
+    result = Plain(c, acc, lambda at, i, j: (*at, i, j), unit_depth=True)
+    write = into_buffer(executor, result, acc)
 
-        def store(e: Any, at: Any, i: Any, j: Any, value: Any) -> None:
-            plain_store(e, at, i, j, value + offsets[e.number(j)])
+    def store(b: Any, at: Any, i: Any, j: Any, value: Any) -> None:
+        if not vector_store:
+            assert np.ndim(value) == 0
+        write(b, at, i, j, value + executor.load(offsets, (j,)) if bias else value)
 
     sizes = {"M": m, "N": n, "K": k}
     extents = [dims.dim(name) if name in symbolic else size for name, size in sizes.items()]
@@ -182,21 +207,21 @@ def run(
         batch,
         *extents,
         acc,
-        operand(a, "a", "a" in transposed, m),
-        operand(b, "b", "b" not in transposed, n),
+        operand(a, "a", "a" in transposed),
+        operand(b, "b", "b" not in transposed),
         store,
-        store_vector,
         result if partial else None,
         inner,
+        vector_store,
     )
     workspace = Buffer(poisoned((dims.evaluate(workspace_elements(problem, cpu), sizes),), acc))
-    schedule = emit(Executor(sizes), problem, cpu, workspace)
+    schedule = emit(executor, problem, cpu, workspace)
     left, right = a.array.astype(np.float64), b.array.astype(np.float64)
     expected = (left.swapaxes(-1, -2) if "a" in transposed else left) @ (
         right.swapaxes(-1, -2) if "b" in transposed else right
     )
     # Small integers: every order of summation is exact.
-    np.testing.assert_array_equal(c.array.astype(np.float64), expected + (offsets if bias else 0))
+    np.testing.assert_array_equal(c.array.astype(np.float64), expected + (offsets.array if bias else 0))
     return schedule.scheme
 
 
@@ -218,6 +243,7 @@ AWKWARD = [
 @pytest.mark.parametrize("size", AWKWARD, ids=str)
 def test_layouts(size: tuple[int, int, int], transposed: str, plain: str) -> None:
     run((), *size, transposed=transposed, plain=plain)
+    run((), *size, transposed=transposed, plain=plain, along=False, vector_store=False)
 
 
 @pytest.mark.parametrize(
@@ -295,6 +321,9 @@ def test_digits_of_k_become_nested_loops_without_divisions() -> None:
         def mask(self, count: Any, lanes: int) -> Any:
             return np.ones(lanes, bool)
 
+        def number(self, x: Any) -> int:
+            return 1
+
         def if_equal(self, a: Any, b: Any, then: Any, otherwise: Any = None) -> None:
             then()
 
@@ -310,7 +339,6 @@ def test_digits_of_k_become_nested_loops_without_divisions() -> None:
         T.f32,
         Operand(element),
         Operand(element),
-        lambda *_: None,
         lambda *_: None,
         None,
         (3, 3),

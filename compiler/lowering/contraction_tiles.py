@@ -1,0 +1,214 @@
+"""What the schemes of a contraction share: walking tiles, and the way of a register tile's sums to memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from flambeau.compiler.ir.dims import Dim, Index, minimum
+from flambeau.compiler.lowering.contraction_emitter import Buffer, Emitter, Value
+from flambeau.compiler.lowering.contraction_problem import Batch, Contraction, Plain, ceil_div
+from flambeau.compiler.lowering.microkernel import outer_product_tile
+from flambeau.compiler.schedule.cpu_contraction import ContractionSchedule
+
+
+def has_blocks(p: Contraction, s: ContractionSchedule) -> bool:
+    """Is K cut into blocks?"""
+    return isinstance(p.k, Dim) or (s.block_k > 0 and p.k > s.block_k)
+
+
+class Layout:
+    """Offsets of the packed blocks, and of unfinished sums, in the workspace of the scheme *packed*."""
+
+    def __init__(self, p: Contraction, s: ContractionSchedule) -> None:
+        align = 64 // p.accumulator.itemsize
+        self.keeps_sums = p.partial is None and has_blocks(p, s)
+        self.a: Index = 0
+        self.b: Index = ceil_div(ceil_div(p.m, s.rows) * (s.rows * s.block_k) + s.lanes, align) * align
+        self.sums: Index = self.b + ceil_div(p.n, s.columns) * (s.columns * s.block_k)
+        self.size: Index = self.sums + (p.m * p.n if self.keeps_sums else 0)
+
+
+def span(
+    b: Emitter,
+    total: Index,
+    task: Index,
+    size: int,
+    tile: int,
+    body: Callable[[Index, int, Index], None],
+) -> None:
+    """Tiles of one task's part, [task * size, (task + 1) * size) of `total`.
+
+    ``body(position, extent, valid)``: `extent` is a number, at most `tile`; `valid` is `extent` unless the total is
+    symbolic, when it is what is left of the total.
+    """
+    start = task * size
+    if isinstance(total, Dim):
+        b.for_(start, minimum(start + size, total), tile, lambda i, _: body(i, tile, total - i))
+        return
+    whole = total // tile * tile
+    stop = minimum(start + size, whole)
+    if isinstance(stop, int) and isinstance(start, int) and stop - start == tile:
+        body(start, tile, tile)
+    elif whole:
+        b.for_(start, stop, tile, lambda i, _: body(i, tile, tile))
+    if whole < total:
+        rest = total - whole
+        b.if_equal(task, -(-total // size) - 1, lambda: body(whole, rest, rest))
+
+
+@dataclass(frozen=True)
+class Place:
+    """One register tile's part of the result, and of K.
+
+    `rows` x `vectors` (of the schedule's lanes) are computed; of them, `valid_rows` x `valid_columns` exist (each may
+    also be larger than the tile).
+    """
+
+    batch: Batch
+    i: Index
+    rows: int
+    valid_rows: Index
+    j: Index
+    vectors: int
+    valid_columns: Index
+    first: Index
+    depth: Index
+
+    @property
+    def has_all_rows(self) -> bool:
+        """Are all rows known to exist?"""
+        return isinstance(self.valid_rows, int) and self.valid_rows >= self.rows
+
+    def only_row(self, r: Index) -> Place:
+        """The tile's row `r` as a tile."""
+        return replace(self, i=self.i + r, rows=1, valid_rows=1)
+
+
+class Tiles:
+    """The outer-product schemes' register tiles of one contraction."""
+
+    def __init__(
+        self, b: Emitter, problem: Contraction, s: ContractionSchedule, workspace: Buffer | None
+    ) -> None:
+        self.b, self.p, self.s, self.workspace = b, problem, s, workspace
+        self.partial = problem.partial
+
+    def multiply(
+        self,
+        place: Place,
+        a_at: Callable[[int, Index], Value],
+        b_at: Callable[[int, Index], Value],
+    ) -> list[Value]:
+        """The tile's sums over its part of K, row by row."""
+        s, element = self.s, self.p.accumulator
+        return outer_product_tile(
+            self.b, element, s.lanes, place.rows, place.vectors, place.depth, a_at, b_at, s.unroll
+        )
+
+    def k_blocks(self, body: Callable[[Index, Index], None]) -> None:
+        """``body(first, depth)`` for each block of K."""
+        k, block = self.p.k, self.s.block_k
+        if not has_blocks(self.p, self.s):
+            body(0, k)
+            return
+        even = isinstance(k, int) and k % block == 0
+        self.b.for_(0, k, block, lambda p, _: body(p, block if even else minimum(k - p, block)))
+
+    def tile_buffer(self) -> Buffer | None:
+        """A tile on the stack, where some rows of a tile may not exist or the epilogue takes single elements."""
+        some = isinstance(self.p.m, Dim) or self.s.scheme == "packed" or not self.p.vector_store
+        return self.b.alloca((self.s.rows * self.s.columns,), self.p.accumulator) if some else None
+
+    def column_mask(self, valid: Index, vector: int) -> Value | None:
+        """Which columns of one of the tile's vectors exist; None for all."""
+        lanes = self.s.lanes
+        if isinstance(valid, int) and valid >= (vector + 1) * lanes:
+            return None
+        return self.b.mask(valid - vector * lanes, lanes)
+
+    def finish(self, place: Place, sums: list[Value], tile: Buffer | None) -> None:
+        """Add what earlier blocks of K left; then the epilogue in the last block, else keep the sums."""
+        if place.has_all_rows:
+            self._rows(place, sums, tile, 0)
+            return
+        self.b.if_equal(
+            minimum(place.valid_rows, place.rows),
+            place.rows,
+            lambda: self._rows(place, sums, tile, 0),
+            lambda: self._some_rows(place, sums, tile),
+        )
+
+    def _some_rows(self, place: Place, sums: list[Value], tile: Buffer | None) -> None:
+        """Through the stack, so that rows can be counted."""
+        b, lanes, vectors = self.b, self.s.lanes, place.vectors
+        for at, x in enumerate(sums):
+            b.vector_store(x, tile, (at * lanes,))
+
+        def one(r: Index, _: list[Value]) -> None:
+            row = [b.vector_load(tile, ((r * vectors + v) * lanes,), lanes) for v in range(vectors)]
+            self._rows(place.only_row(r), row, tile, r * (vectors * lanes))
+
+        b.for_(0, minimum(place.valid_rows, place.rows), 1, one)
+
+    def _rows(self, place: Place, sums: list[Value], tile: Buffer | None, scratch: Index) -> None:
+        """All of the place's rows exist. Single elements pass through `tile` from `scratch`."""
+        if not has_blocks(self.p, self.s):
+            self._epilogue(place, sums, tile, scratch)
+            return
+        b, lanes, partial = self.b, self.s.lanes, self.partial
+        assert partial is not None
+        masks = [self.column_mask(place.valid_columns, v) for v in range(place.vectors)]
+        later = minimum(place.first, 1)
+        # In the first block these masks are empty, so nothing is read and zeros are added.
+        reach = [
+            b.mask(minimum(place.valid_columns - v * lanes, lanes) * later, lanes)
+            for v in range(place.vectors)
+        ]
+        total = []
+        for at, x in enumerate(sums):
+            r, v = divmod(at, place.vectors)
+            position = partial.at(place.batch, place.i + r, place.j + v * lanes)
+            before = b.vector_load(partial.buffer, position, lanes, reach[v])
+            total.append(b.add(x, before, self.p.accumulator))
+
+        def keep() -> None:
+            for at, x in enumerate(total):
+                r, v = divmod(at, place.vectors)
+                position = partial.at(place.batch, place.i + r, place.j + v * lanes)
+                b.vector_store(x, partial.buffer, position, masks[v])
+
+        b.if_equal(
+            place.first + place.depth,
+            self.p.k,
+            lambda: self._epilogue(place, total, tile, scratch),
+            keep,
+        )
+
+    def _epilogue(self, place: Place, sums: list[Value], tile: Buffer | None, scratch: Index) -> None:
+        b, p, lanes, vectors = self.b, self.p, self.s.lanes, place.vectors
+        if p.vector_store:
+            for v in range(vectors):
+                left = place.valid_columns - v * lanes
+                count = None if isinstance(left, int) and left >= lanes else left
+                with b.lanes_of(lanes, count) as lane:
+                    for r in range(place.rows):
+                        n = place.j + v * lanes + lane
+                        p.store(b.builder, place.batch, place.i + r, n, sums[r * vectors + v])
+            return
+        for at, x in enumerate(sums):
+            b.vector_store(x, tile, (scratch + at * lanes,))
+
+        def one(r: Index, c: Index) -> None:
+            x = b.load(tile, (scratch + r * (vectors * lanes) + c,))
+            p.store(b.builder, place.batch, place.i + r, place.j + c, x)
+
+        def row(r: Index, _: list[Value]) -> None:
+            b.for_(0, minimum(place.valid_columns, vectors * lanes), 1, lambda c, _: one(r, c))
+
+        b.for_(0, place.rows, 1, row)
+
+
+def relative(buffer: Buffer, problem: Contraction, i0: Index, j0: Index, columns: Index) -> Plain:
+    """Unfinished sums: element (i0, j0) at the buffer's start, `columns` in a row."""
+    return Plain(buffer, problem.accumulator, lambda _, m, n: ((m - i0) * columns + n - j0,), unit_depth=True)

@@ -1,0 +1,100 @@
+"""Contractions compiled for this machine, at awkward sizes, against NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from flambeau.compiler.ir import types as T
+from flambeau.compiler.schedule.cpu_contraction import CpuShape
+from tests.lowering.contraction_harness import Case, Kernel
+
+SIZES = [
+    (1, 1, 1),
+    (3, 3, 0),
+    (2, 33, 1),
+    (17, 19, 23),
+    (13, 47, 130),
+    (127, 10, 784),
+    (1, 100, 64),
+    (100, 1, 64),
+]
+
+
+@pytest.mark.parametrize("transposed", ["", "a", "b", "ab"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_layouts(size: tuple[int, int, int], transposed: str) -> None:
+    Kernel(Case((), *size, transposed=transposed)).check()
+
+
+@pytest.mark.parametrize("transposed", ["", "a", "b"])
+@pytest.mark.parametrize("plain", ["", "a", "b"])
+def test_element_functions(plain: str, transposed: str) -> None:
+    Kernel(Case((), 29, 65, 70, transposed=transposed, plain=plain, bias=True)).check()
+
+
+@pytest.mark.parametrize(
+    ("case", "scheme"),
+    [
+        (Case((), 127, 127, 127), "direct"),
+        (Case((3, 2), 20, 33, 40), "direct"),
+        (Case((), 64, 40, 70, transposed="b"), "panel"),
+        (Case((5,), 40, 40, 20, transposed="b"), "panel"),
+        (Case((), 20, 1500, 300), "panel"),
+        (Case((), 5, 1500, 300), "direct"),
+        (Case((), 3, 200, 300, transposed="b"), "dot"),
+        (Case((), 700, 1, 300), "dot"),
+        (Case((), 150, 260, 1300), "packed"),
+        (Case((2,), 30, 70, 900, plain=""), "packed"),
+    ],
+    ids=str,
+)
+def test_schemes(case: Case, scheme: str) -> None:
+    for bias in (False, True):
+        kernel = Kernel(replace(case, bias=bias, cpu=CpuShape()))
+        assert kernel.schedule.scheme == scheme
+        kernel.check()
+
+
+@pytest.mark.parametrize("symbolic", ["M", "N", "K", "MNK"])
+@pytest.mark.parametrize("transposed", ["", "b"])
+@pytest.mark.parametrize("plain", ["ab", ""])
+def test_symbolic_extents(plain: str, transposed: str, symbolic: str) -> None:
+    kernel = Kernel(Case((), 45, 71, 500, plain=plain, transposed=transposed, symbolic=symbolic, bias=True))
+    kernel.check()
+
+
+@pytest.mark.parametrize("transposed", ["", "b"])
+@pytest.mark.parametrize(
+    ("element", "accumulator", "result"),
+    [
+        (T.f64, T.f64, T.f64),
+        (T.bf16, T.f32, T.bf16),
+        (T.f16, T.f32, T.f16),
+        (T.f16, T.f32, T.f32),
+        (T.i32, T.i32, T.i32),
+        (T.i64, T.i64, T.i64),
+        (T.i8, T.i32, T.i32),
+        (T.u8, T.i32, T.i32),
+    ],
+    ids=str,
+)
+def test_element_types(
+    element: T.ElementType, accumulator: T.ElementType, result: T.ElementType, transposed: str
+) -> None:
+    for size in [(17, 40, 33), (1, 40, 70), (40, 1, 70), (37, 50, 600)]:
+        Kernel(Case((), *size, transposed, "ab", element, accumulator, result)).check()
+
+
+@pytest.mark.parametrize("bits", [32, 128, 256, 512])
+@pytest.mark.parametrize("registers", [16, 32])
+def test_other_vector_widths(bits: int, registers: int) -> None:
+    cpu = CpuShape(bits, registers, 4096, 65536)
+    for transposed, plain in [("", "ab"), ("b", "ab"), ("a", "")]:
+        Kernel(Case((), 31, 45, 300, transposed, plain, cpu=cpu)).check()
+
+
+def test_scalar_epilogue() -> None:
+    Kernel(Case((), 31, 45, 30, bias=True, vector_store=False)).check()
+    Kernel(Case((), 131, 145, 900, bias=True, vector_store=False)).check()
