@@ -215,6 +215,10 @@ class ScalarBuilder:
     def fptoui(self, x: Value, type: TypeName) -> Value:
         return self._cast(arith.FPToUI(), x, type)
 
+    def fptosi_sat(self, x: Value, type: TypeName) -> Value:
+        """Truncated; out of range the nearest integer that there is, 0 for NaN."""
+        return self._cast(arith.FPToSISat(), x, type)
+
     def sitofp(self, x: Value, type: TypeName) -> Value:
         return self._cast(arith.SIToFP(), x, type)
 
