@@ -37,7 +37,7 @@ from flambeau.compiler.ir.types import (
 from flambeau.compiler.ir.types import index as index_type
 from flambeau.compiler.lowering.half import HalfFormats
 from flambeau.compiler.lowering.mathlib import FUNCTIONS
-from flambeau.compiler.lowering.remainder import remainder_f32, remainder_f64
+from flambeau.compiler.lowering.remainder import remainder_f32, remainder_f64, remainder_of_f16
 
 _FLOAT_PREDICATES = {"EQ": "oeq", "NE": "une", "LT": "olt", "LE": "ole", "GT": "ogt", "GE": "oge"}
 _SIGNED_PREDICATES = {"EQ": "eq", "NE": "ne", "LT": "slt", "LE": "sle", "GT": "sgt", "GE": "sge"}
@@ -165,9 +165,11 @@ class ElementBuilder:
             return self._integer_division(x, y, element, quotient=False)
         if not self.b.exact_fma:
             return self._float(self.b.frem(x.value, y.value), element)
-        function = remainder_f64 if element is f64 else remainder_f32
-        kind = "f64" if element is f64 else "f32"
-        return self._float(self._shared(f"math.fmod.{kind}", function, (x.value, y.value)), element)
+        name, function = {
+            f64: ("math.fmod.f64", remainder_f64),
+            f16: ("math.fmod.f16", remainder_of_f16),
+        }.get(element, ("math.fmod.f32", remainder_f32))
+        return self._float(self._shared(name, function, (x.value, y.value)), element)
 
     def _integer_division(self, x: Scalar, y: Scalar, element: ElementType, quotient: bool) -> Scalar:
         b, kind = self.b, register_type(element)

@@ -19,34 +19,39 @@ def remainder_f32(b: LoopBuilder, x: Value, y: Value) -> Value:
 def remainder_f64(b: LoopBuilder, x: Value, y: Value) -> Value:
     """x - trunc(x / y) * y for f64, with the sign of x; NaN for an infinite x, a zero y or a NaN. Needs a real FMA."""
     with b.fast():
-        return _remainder(b, x, y)
+        return _remainder(b, x, y, "f64", (2.0**1000, 2.0**100))
 
 
-def _remainder(b: LoopBuilder, x: Value, y: Value) -> Value:
+def remainder_of_f16(b: LoopBuilder, x: Value, y: Value) -> Value:
+    """The same for f16 numbers in f32: no quotient of two of them overflows there."""
+    with b.fast():
+        return _remainder(b, x, y, "f32", ())
+
+
+def _remainder(b: LoopBuilder, x: Value, y: Value, type: str, scales: tuple[float, ...]) -> Value:
     size_x, size_y = b.fabs(x), b.fabs(y)
-    infinity = b.const("f64", float("inf"))
+    infinity = b.const(type, float("inf"))
 
     def reduced(r: Value) -> Value:
         divisor = size_y
-        for scale in (2.0**1000, 2.0**100):
+        for scale in scales:
             # A quotient that overflows: divide by a multiple of y first. y is tiny then, so the multiple is finite.
             overflows = b.fcmp("oeq", b.fabs(b.fdiv(r, divisor)), infinity)
-            divisor = b.select(overflows, b.fmul(divisor, b.const("f64", scale)), divisor)
+            divisor = b.select(overflows, b.fmul(divisor, b.const(type, scale)), divisor)
         quotient = b.trunc(b.fdiv(r, divisor))
         return b.fma(b.fneg(quotient), divisor, r)
 
-    def unfinished(r: Value) -> Value:
-        more = b.fcmp("oge", b.fabs(r), size_y)
-        valid = b.iand(b.fcmp("olt", size_x, infinity), b.fcmp("ogt", size_y, b.const("f64", 0.0)))
-        going = b.iand(more, valid)
-        return b.vector_reduce("or", going) if isinstance(going.type, VectorType) else going
+    valid = b.iand(b.fcmp("olt", size_x, infinity), b.fcmp("ogt", size_y, b.const(type, 0.0)))
 
-    start = (
-        size_x if not isinstance(size_y.type, VectorType) else b.fadd(size_x, b.constant(size_y.type, 0.0))
-    )
-    (r,) = b.while_([start], unfinished, lambda r: [reduced(r)])
+    def going(r: Value) -> Value:
+        return b.iand(b.fcmp("oge", b.fabs(r), size_y), valid)
+
+    def any_going(r: Value) -> Value:
+        lanes = going(r)
+        return b.vector_reduce("or", lanes) if isinstance(lanes.type, VectorType) else lanes
+
+    (r,) = b.while_([size_x], any_going, lambda r: [b.select(going(r), reduced(r), r)])
     # A rounded quotient may have been one too large.
-    r = b.select(b.fcmp("olt", r, b.const("f64", 0.0)), b.fadd(r, size_y), r)
-    nan = b.const("f64", float("nan"))
-    valid = b.iand(b.fcmp("olt", size_x, infinity), b.fcmp("ogt", size_y, b.const("f64", 0.0)))
+    r = b.select(b.fcmp("olt", r, b.const(type, 0.0)), b.fadd(r, size_y), r)
+    nan = b.const(type, float("nan"))
     return b.copysign(b.select(valid, r, nan), x)
