@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from flambeau.compiler.ir.core import Operation
-from flambeau.compiler.targets.llvm import Module
+from flambeau.compiler.targets.llvm import new_module
 from flambeau.compiler.targets.machine import TargetDescription, emit_object
 from flambeau.compiler.targets.scalars import CPU
 
@@ -31,7 +31,7 @@ def emit_ir(
         attributes.append(f'"target-cpu"="{target.cpu}"')
     if target.features:
         attributes.append(f'"target-features"="{target.features}"')
-    module = Module(CPU, " ".join(attributes))
+    module = new_module(CPU, " ".join(attributes))
     head = f'target datalayout = "{target.data_layout}"\ntarget triple = "{target.triple}"\n'
     return head + module.emit(functions, constants)
 

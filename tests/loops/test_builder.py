@@ -7,7 +7,8 @@ import ctypes
 import numpy as np
 import pytest
 
-from flambeau.compiler.dialects.loops import arith, memref as memref_ops, scf
+from flambeau.compiler.dialects.loops import arith, scf
+from flambeau.compiler.dialects.loops import memref as memref_ops
 from flambeau.compiler.ir.builder import LoopBuilder
 from flambeau.compiler.ir.dims import dim
 from flambeau.compiler.ir.types import (
@@ -96,27 +97,27 @@ def test_yielding_too_few_values_is_an_error():
 
 def test_an_index_does_not_leave_its_loop():
     b = new_builder()
-    with pytest.raises(ValueError, match="outside the block"):
-        with b.function("f", [memref((8,), f32)], ["x"]) as f:
-            with b.for_(0, 8) as loop:
-                pass
-            b.load(f["x"], [loop.index])
+    with (
+        pytest.raises(ValueError, match="outside the block"),
+        b.function("f", [memref((8,), f32)], ["x"]) as f,
+    ):
+        with b.for_(0, 8) as loop:
+            pass
+        b.load(f["x"], [loop.index])
 
 
 def test_an_unbound_dimension_is_an_error():
     b = new_builder()
-    with pytest.raises(KeyError, match="N"):
-        with b.function("f", [memref((N,), f32)], ["x"]):
-            b.index(N + 1)
+    with pytest.raises(KeyError, match="N"), b.function("f", [memref((N,), f32)], ["x"]):
+        b.index(N + 1)
 
 
 def test_division_of_indices_simplifies_and_runs():
     b = new_builder()
-    with b.function("f", [memref((6, 4), i64)], ["out"]) as f:
-        with b.for_(0, 24) as loop:
-            i = loop.index
-            value = b.index_cast(b.index(i // 4 * 100 + i % 4), i64)
-            b.store(value, f["out"], [i // 4, i % 4])
+    with b.function("f", [memref((6, 4), i64)], ["out"]) as f, b.for_(0, 24) as loop:
+        i = loop.index
+        value = b.index_cast(b.index(i // 4 * 100 + i % 4), i64)
+        b.store(value, f["out"], [i // 4, i % 4])
     out = aligned(np.zeros((6, 4), np.int64))
     compiled(b, "f")(out)
     np.testing.assert_array_equal(out, np.arange(6)[:, None] * 100 + np.arange(4))
@@ -124,11 +125,10 @@ def test_division_of_indices_simplifies_and_runs():
 
 def test_negative_indices_divide_towards_minus_infinity():
     b = new_builder()
-    with b.function("f", [memref((9,), i64), memref((9,), i64)], ["q", "r"]) as f:
-        with b.for_(0, 9) as loop:
-            value = b.symbol(b.index(loop.index - 4), -4, 4)
-            b.store(b.index_cast(b.index(value // 3), i64), f["q"], [loop.index])
-            b.store(b.index_cast(b.index(value % 3), i64), f["r"], [loop.index])
+    with b.function("f", [memref((9,), i64), memref((9,), i64)], ["q", "r"]) as f, b.for_(0, 9) as loop:
+        value = b.symbol(b.index(loop.index - 4), -4, 4)
+        b.store(b.index_cast(b.index(value // 3), i64), f["q"], [loop.index])
+        b.store(b.index_cast(b.index(value % 3), i64), f["r"], [loop.index])
     q, r = aligned(np.zeros(9, np.int64)), aligned(np.zeros(9, np.int64))
     compiled(b, "f")(q, r)
     np.testing.assert_array_equal(q, np.arange(-4, 5) // 3)
@@ -137,12 +137,11 @@ def test_negative_indices_divide_towards_minus_infinity():
 
 def test_if_gives_values():
     b = new_builder()
-    with b.function("f", [memref((8,), f32), memref((8,), f32)], ["x", "y"]) as f:
-        with b.for_(0, 8) as loop:
-            x = b.load(f["x"], [loop.index])
-            positive = b.fcmp("ogt", x, b.const("f32", 0.0))
-            (y,) = b.if_(positive, lambda x=x: [b.sqrt(x)], lambda x=x: [b.fneg(x)], weight=10)
-            b.if_(positive, lambda y=y, i=loop.index: b.store(y, f["y"], [i]))
+    with b.function("f", [memref((8,), f32), memref((8,), f32)], ["x", "y"]) as f, b.for_(0, 8) as loop:
+        x = b.load(f["x"], [loop.index])
+        positive = b.fcmp("ogt", x, b.const("f32", 0.0))
+        (y,) = b.if_(positive, lambda x=x: [b.sqrt(x)], lambda x=x: [b.fneg(x)], weight=10)
+        b.if_(positive, lambda y=y, i=loop.index: b.store(y, f["y"], [i]))
     x, y = random(8), aligned(np.full(8, -1, np.float32))
     compiled(b, "f")(x, y)
     np.testing.assert_array_equal(y, np.where(x > 0, np.sqrt(np.abs(x)), np.float32(-1)))
@@ -208,9 +207,8 @@ def test_parallel_loops_cover_their_range(workers):
 
 def test_parallel_without_a_pool_is_a_loop():
     b = new_builder()
-    with b.function("f", [memref((4,), i64)], ["x"]) as f:
-        with b.parallel(4) as p:
-            b.store(b.index_cast(b.index(p.index + p.worker), i64), f["x"], [p.index])
+    with b.function("f", [memref((4,), i64)], ["x"]) as f, b.parallel(4) as p:
+        b.store(b.index_cast(b.index(p.index + p.worker), i64), f["x"], [p.index])
     x = aligned(np.zeros(4, np.int64))
     compiled(b, "f")(x)
     assert x.tolist() == [0, 1, 2, 3]
@@ -335,9 +333,11 @@ def test_conversions(name, source, target):
     else:
         x = random(64, source.numpy)
     b = new_builder()
-    with b.function("f", [memref((64,), source), memref((64,), target)], ["x", "y"]) as f:
-        with b.for_(0, 64) as loop:
-            b.store(getattr(b, name)(b.load(f["x"], [loop.index]), target), f["y"], [loop.index])
+    with (
+        b.function("f", [memref((64,), source), memref((64,), target)], ["x", "y"]) as f,
+        b.for_(0, 64) as loop,
+    ):
+        b.store(getattr(b, name)(b.load(f["x"], [loop.index]), target), f["y"], [loop.index])
     y = aligned(np.zeros(64, target.numpy))
     compiled(b, "f")(x, y)
     np.testing.assert_array_equal(y, x.view(target.numpy) if name == "bitcast" else x.astype(target.numpy))
@@ -430,9 +430,8 @@ def test_functions_call_each_other():
 
 def test_atomic_sum():
     b = new_builder()
-    with b.function("f", [memref((1,), f32)], ["x"]) as f:
-        with b.for_(0, 10):
-            b.atomic("addf", b.const(f32, 1.5), f["x"], [0])
+    with b.function("f", [memref((1,), f32)], ["x"]) as f, b.for_(0, 10):
+        b.atomic("addf", b.const(f32, 1.5), f["x"], [0])
     x = aligned(np.zeros(1, np.float32))
     compiled(b, "f")(x)
     assert x[0] == 15

@@ -1,0 +1,284 @@
+"""LLVM text of the `memref` and `vector` operations."""
+
+from __future__ import annotations
+
+from flambeau.compiler.dialects.loops import memref, vector
+from flambeau.compiler.dialects.loops.base import scalar_of
+from flambeau.compiler.ir.core import Operation, Value
+from flambeau.compiler.ir.types import ElementType, MemRefType, Type, i1
+from flambeau.compiler.targets.llvm_body import Body, Handler
+from flambeau.compiler.targets.llvm_types import alignment, literal, llvm_type, memory_type, suffix
+from flambeau.compiler.targets.scalars import ATOMICS, REDUCTIONS
+
+
+def _alloca(body: Body, operation: Operation, definition: memref.Alloca) -> None:
+    (result,) = operation.results
+    type = result.type
+    assert isinstance(type, MemRefType)
+    name = body.names[result] = body.fresh("s")
+    body.allocas.append(
+        f"  {name} = alloca [{type.size} x {memory_type(type.element)}], align {definition.alignment}"
+    )
+    body.unaliased.add(name)
+    body.private.add(name)
+
+
+def _collapse(body: Body, operation: Operation, definition: memref.CollapseShape) -> None:
+    body.names[operation.results[0]] = body.name(operation.operands[0])
+
+
+def _from_pointer(body: Body, operation: Operation, definition: memref.FromPointer) -> None:
+    body.names[operation.results[0]] = body.name(operation.operands[0])
+
+
+def _view(body: Body, operation: Operation, definition: memref.View) -> None:
+    source, position = operation.operands
+    address = body.address(source, position)
+    if definition.alignment > 1:
+        body.line(f'call void @llvm.assume(i1 true) [ "align"(ptr {address}, i64 {definition.alignment}) ]')
+    body.names[operation.results[0]] = address
+    body.roots[address] = body.root(body.name(source))
+
+
+def _reinterpret(body: Body, operation: Operation, definition: memref.ReinterpretCast) -> None:
+    source, position = operation.operands
+    address = body.address(source, position)
+    body.names[operation.results[0]] = address
+    body.roots[address] = body.root(body.name(source))
+
+
+def _get_global(body: Body, operation: Operation, definition: memref.GetGlobal) -> None:
+    (result,) = operation.results
+    type = result.type
+    assert isinstance(type, MemRefType)
+    name = definition.sym_name
+    size = f"[{type.size} x {memory_type(type.element)}]"
+    body.module.globals.setdefault(name, f"@{name} = external hidden constant {size}, align 64")
+    body.names[result] = f"@{name}"
+
+
+def _load(body: Body, operation: Operation, definition: memref.Load) -> None:
+    buffer, result = operation.operands[0], operation.results[0]
+    address = (
+        body.address(buffer, operation.operands[1]) if len(operation.operands) > 1 else body.name(buffer)
+    )
+    text = (
+        f"load {memory_type(result.type)}, ptr {address}, align {alignment(result.type)}{body.access(buffer)}"
+    )
+    body.from_memory(result, text)
+
+
+def _store(body: Body, operation: Operation, definition: memref.Store) -> None:
+    value, buffer = operation.operands[:2]
+    stored = body.to_memory(value)
+    address = (
+        body.address(buffer, operation.operands[2]) if len(operation.operands) > 2 else body.name(buffer)
+    )
+    body.line(
+        f"store {memory_type(value.type)} {stored}, ptr {address}, align {alignment(value.type)}{body.access(buffer)}"
+    )
+
+
+def _copy(body: Body, operation: Operation, definition: memref.Copy) -> None:
+    source, target, count = operation.operands
+    size = _bytes(body, source, count)
+    body.line(
+        f"call void @llvm.memcpy.p0.p0.i64(ptr {body.name(target)}, ptr {body.name(source)}, i64 {size}, i1 false)"
+    )
+
+
+def _zero(body: Body, operation: Operation, definition: memref.Fill) -> None:
+    buffer, count = operation.operands
+    size = _bytes(body, buffer, count)
+    body.line(f"call void @llvm.memset.p0.i64(ptr {body.name(buffer)}, i8 0, i64 {size}, i1 false)")
+
+
+def _bytes(body: Body, buffer: Value, count: Value) -> str:
+    size = body.fresh("n")
+    body.line(f"{size} = mul nsw i64 {body.name(count)}, {alignment(buffer.type.element)}")  # type: ignore[attr-defined]
+    return size
+
+
+def _prefetch(body: Body, operation: Operation, definition: memref.Prefetch) -> None:
+    address = body.address(*operation.operands, inbounds=False)
+    body.line(
+        f"call void @llvm.prefetch.p0(ptr {address}, i32 {int(definition.write)}, i32 {definition.locality}, i32 1)"
+    )
+
+
+def _atomic(body: Body, operation: Operation, definition: memref.AtomicRMW) -> None:
+    value, buffer, *position = operation.operands
+    address = body.address(buffer, position[0]) if position else body.name(buffer)
+    kind = ATOMICS[definition.kind]
+    body.define(
+        operation.results[0],
+        f"atomicrmw {kind} ptr {address}, {llvm_type(value.type)} {body.name(value)} monotonic, "
+        f"align {alignment(value.type)}",
+    )
+
+
+def _vector_load(body: Body, operation: Operation, definition: vector.Load) -> None:
+    buffer, position = operation.operands
+    (result,) = operation.results
+    address = body.address(buffer, position)
+    text = (
+        f"load {memory_type(result.type)}, ptr {address}, align {alignment(result.type)}{body.access(buffer)}"
+    )
+    body.from_memory(result, text)
+
+
+def _vector_store(body: Body, operation: Operation, definition: vector.Store) -> None:
+    value, buffer, position = operation.operands
+    stored = body.to_memory(value)
+    address = body.address(buffer, position)
+    body.line(
+        f"store {memory_type(value.type)} {stored}, ptr {address}, align {alignment(value.type)}{body.access(buffer)}"
+    )
+
+
+def _memory_suffix(type: Type) -> str:
+    text = suffix(type)
+    return text[:-1] + "8" if scalar_of(type) is i1 else text
+
+
+def _masked_load(body: Body, operation: Operation, definition: vector.MaskedLoad) -> None:
+    buffer, position, mask, rest = operation.operands
+    (result,) = operation.results
+    other = body.to_memory(rest)
+    address = body.address(buffer, position, inbounds=False)
+    type = memory_type(result.type)
+    body.from_memory(
+        result,
+        f"call {type} @llvm.masked.load.{_memory_suffix(result.type)}.p0(ptr align {alignment(result.type)} {address}, "
+        f"{llvm_type(mask.type)} {body.name(mask)}, {type} {other}){body.access(buffer)}",
+    )
+
+
+def _masked_store(body: Body, operation: Operation, definition: vector.MaskedStore) -> None:
+    buffer, position, mask, value = operation.operands
+    stored = body.to_memory(value)
+    address = body.address(buffer, position, inbounds=False)
+    body.line(
+        f"call void @llvm.masked.store.{_memory_suffix(value.type)}.p0({memory_type(value.type)} {stored}, "
+        f"ptr align {alignment(value.type)} {address}, {llvm_type(mask.type)} {body.name(mask)}){body.access(buffer)}"
+    )
+
+
+def _gather(body: Body, operation: Operation, definition: vector.Gather) -> None:
+    buffer, positions, mask, rest = operation.operands
+    (result,) = operation.results
+    other = body.to_memory(rest)
+    address = body.address(buffer, positions, inbounds=False)
+    lanes, type = mask.type.shape[0], memory_type(result.type)  # type: ignore[attr-defined]
+    body.from_memory(
+        result,
+        f"call {type} @llvm.masked.gather.{_memory_suffix(result.type)}.v{lanes}p0(<{lanes} x ptr> "
+        f"align {alignment(result.type)} {address}, {llvm_type(mask.type)} {body.name(mask)}, {type} {other})"
+        f"{body.access(buffer)}",
+    )
+
+
+def _scatter(body: Body, operation: Operation, definition: vector.Scatter) -> None:
+    buffer, positions, mask, value = operation.operands
+    stored = body.to_memory(value)
+    address = body.address(buffer, positions, inbounds=False)
+    lanes = mask.type.shape[0]  # type: ignore[attr-defined]
+    body.line(
+        f"call void @llvm.masked.scatter.{_memory_suffix(value.type)}.v{lanes}p0({memory_type(value.type)} {stored}, "
+        f"<{lanes} x ptr> align {alignment(value.type)} {address}, {llvm_type(mask.type)} {body.name(mask)})"
+        f"{body.access(buffer)}"
+    )
+
+
+def _broadcast(body: Body, operation: Operation, definition: vector.Broadcast) -> None:
+    (scalar,), (result,) = operation.operands, operation.results
+    type, name = llvm_type(result.type), body.fresh()
+    body.line(f"{name} = insertelement {type} poison, {llvm_type(scalar.type)} {body.name(scalar)}, i64 0")
+    body.define(
+        result, f"shufflevector {type} {name}, {type} poison, <{definition.lanes} x i32> zeroinitializer"
+    )
+
+
+def _step(body: Body, operation: Operation, definition: vector.Step) -> None:
+    body.names[operation.results[0]] = "<" + ", ".join(f"i64 {i}" for i in range(definition.lanes)) + ">"
+
+
+def _reduction(body: Body, operation: Operation, definition: vector.Reduction) -> None:
+    (x,), (result,) = operation.operands, operation.results
+    kind, start = REDUCTIONS[definition.kind], ""
+    scalar = result.type
+    flags = " ".join(definition.fastmath) + " " if definition.fastmath else ""
+    if kind in ("add", "mul") and isinstance(scalar, ElementType) and scalar.is_float:
+        start = f"{llvm_type(scalar)} {literal(-0.0 if kind == 'add' else 1.0, scalar)}, "
+        kind = "f" + kind
+    body.define(
+        result,
+        f"call {flags}{llvm_type(scalar)} @llvm.vector.reduce.{kind}.{suffix(x.type)}"
+        f"({start}{llvm_type(x.type)} {body.name(x)})",
+    )
+
+
+def _extract(body: Body, operation: Operation, definition: vector.Extract) -> None:
+    x, *position = operation.operands
+    place = body.name(position[0]) if position else str(definition.position)
+    body.define(operation.results[0], f"extractelement {llvm_type(x.type)} {body.name(x)}, i64 {place}")
+
+
+def _insert(body: Body, operation: Operation, definition: vector.Insert) -> None:
+    scalar, x, *position = operation.operands
+    place = body.name(position[0]) if position else str(definition.position)
+    body.define(
+        operation.results[0],
+        f"insertelement {llvm_type(x.type)} {body.name(x)}, {llvm_type(scalar.type)} {body.name(scalar)}, i64 {place}",
+    )
+
+
+def _shuffle(body: Body, operation: Operation, definition: vector.Shuffle) -> None:
+    x, y = operation.operands
+    lanes = ", ".join(f"i32 {i}" for i in definition.mask)
+    type = llvm_type(x.type)
+    body.define(
+        operation.results[0],
+        f"shufflevector {type} {body.name(x)}, {type} {body.name(y)}, <{len(definition.mask)} x i32> <{lanes}>",
+    )
+
+
+def _create_mask(body: Body, operation: Operation, definition: vector.CreateMask) -> None:
+    (count,), lanes = operation.operands, definition.lanes
+    low, both, word = body.fresh(), body.fresh(), body.fresh()
+    body.line(f"{low} = call i64 @llvm.smax.i64(i64 {body.name(count)}, i64 0)")
+    body.line(f"{both} = call i64 @llvm.umin.i64(i64 {low}, i64 {lanes})")
+    body.line(f"{word} = trunc i64 {both} to i32")
+    body.define(
+        operation.results[0],
+        f"call <{lanes} x i1> @llvm.get.active.lane.mask.v{lanes}i1.i32(i32 0, i32 {word})",
+    )
+
+
+HANDLERS: dict[type, Handler] = {
+    memref.Alloca: _alloca,
+    memref.CollapseShape: _collapse,
+    memref.FromPointer: _from_pointer,
+    memref.View: _view,
+    memref.ReinterpretCast: _reinterpret,
+    memref.GetGlobal: _get_global,
+    memref.Load: _load,
+    memref.Store: _store,
+    memref.Copy: _copy,
+    memref.Fill: _zero,
+    memref.Prefetch: _prefetch,
+    memref.AtomicRMW: _atomic,
+    vector.Load: _vector_load,
+    vector.Store: _vector_store,
+    vector.MaskedLoad: _masked_load,
+    vector.MaskedStore: _masked_store,
+    vector.Gather: _gather,
+    vector.Scatter: _scatter,
+    vector.Broadcast: _broadcast,
+    vector.Step: _step,
+    vector.Reduction: _reduction,
+    vector.Extract: _extract,
+    vector.Insert: _insert,
+    vector.Shuffle: _shuffle,
+    vector.CreateMask: _create_mask,
+}
