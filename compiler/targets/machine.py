@@ -1,0 +1,259 @@
+"""LLVM as a code generator: target descriptions, the optimisation pipeline, object files.
+
+The text that comes in is LLVM IR of one module; the bytes that go out are a relocatable object. llvmlite (and LLVM's
+libraries) are loaded at the first call, never at import.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flambeau.compiler.diagnostics import CompilationError
+
+class CodegenError(CompilationError):
+    """LLVM rejected a module or a target: a fault of the emitter, or of the requested target's name."""
+
+
+@dataclass(frozen=True)
+class TargetDescription:
+    """What the schedules and emitters need to know of a CPU. Sizes in bytes; `features` in LLVM's form, "+avx2,-sse4a".
+
+    `vector_bits` is the widest vector register worth using (at least 64), `vector_registers` how many there are.
+    `l3_bytes` is shared by `cores`; the others belong to one core.
+    """
+
+    triple: str
+    cpu: str
+    features: str
+    data_layout: str
+    vector_bits: int
+    vector_registers: int
+    l1_bytes: int
+    l2_bytes: int
+    l3_bytes: int
+    cores: int
+
+    @property
+    def architecture(self) -> str:
+        """The triple's first part in LLVM's spelling: "x86_64", "aarch64", "wasm32", …"""
+        return self.triple.split("-", 1)[0]
+
+    @property
+    def pointer_bits(self) -> int:
+        """Width of a pointer: 64, or 32 on 32-bit architectures."""
+        return 64 if "64" in self.architecture or self.architecture == "s390x" else 32
+
+    def has(self, feature: str) -> bool:
+        """Whether `features` switches this feature on. A feature that only the CPU's name implies is not seen."""
+        return f"+{feature}" in self.features.split(",")
+
+
+_lock = threading.Lock()
+_native_ready = False
+_all_ready = False
+
+
+def _binding(*, every_target: bool = False) -> Any:
+    """llvmlite.binding with the native target, or every target, initialised once."""
+    global _native_ready, _all_ready
+    import llvmlite.binding as llvm
+
+    with _lock:
+        if not _native_ready:
+            llvm.initialize_native_target()
+            llvm.initialize_native_asmprinter()
+            _native_ready = True
+        if every_target and not _all_ready:
+            llvm.initialize_all_targets()
+            llvm.initialize_all_asmprinters()
+            _all_ready = True
+    return llvm
+
+
+# Vector features, widest first: (LLVM feature, bits, registers).
+_VECTOR_FEATURES = (
+    ("avx512f", 512, 32),
+    ("avx", 256, 16),
+    ("sse2", 128, 16),
+    ("neon", 128, 32),
+    ("simd128", 128, 16),
+    ("v", 128, 32),
+    ("altivec", 128, 32),
+)
+# What a register of each width looks like in assembly: for CPUs known by name only.
+_REGISTER_PATTERNS = ((r"%zmm\d", 512, 32), (r"%ymm\d", 256, 16), (r"%xmm\d", 128, 16), (r"\bv\d+\.4s|fadd\.4s", 128, 32))
+_PROBE = "define <16 x float> @f(<16 x float> %a, <16 x float> %b) { %r = fadd <16 x float> %a, %b ret <16 x float> %r }"
+_FALLBACK_CACHES = (32 << 10, 512 << 10, 8 << 20)
+
+
+@functools.cache
+def host_target() -> TargetDescription:
+    """The machine we run on: its CPU's name, every feature that LLVM detects, its caches, the CPUs we may use."""
+    llvm = _binding()
+    features = llvm.get_host_cpu_features()
+    bits, registers = _widest(name for name, on in features.items() if on)
+    l1, l2, l3 = _host_caches()
+    triple = llvm.get_process_triple()
+    cpu, flat = llvm.get_host_cpu_name(), features.flatten()
+    layout = str(_machine(triple, cpu, flat, 3).target_data)
+    if bits == 0:  # a platform whose features LLVM cannot detect
+        bits, registers = _probe_vectors(triple, cpu, flat)
+    return TargetDescription(triple, cpu, flat, layout, bits, registers, l1, l2, l3, _usable_cpus())
+
+
+@functools.cache
+def cross_target(triple: str, cpu: str = "", features: str = "", cores: int = 1) -> TargetDescription:
+    """Any target that LLVM generates code for; an empty `cpu` is the architecture's base line. Caches are typical sizes.
+
+    Raises CodegenError for a triple that LLVM does not know.
+    """
+    layout = str(_machine(triple, cpu, features, 3).target_data)
+    bits, registers = _widest(item[1:] for item in features.split(",") if item.startswith("+"))
+    if bits == 0:
+        bits, registers = _probe_vectors(triple, cpu, features)
+    return TargetDescription(triple, cpu, features, layout, bits, registers, *_FALLBACK_CACHES, cores)
+
+
+def optimize(ir_text: str, target: TargetDescription, opt_level: int = 3, *, link: Sequence[str] = ()) -> str:
+    """The module's text after LLVM's standard pipeline (loop and SLP vectorisation on from level 2).
+
+    `link` gives further modules to merge in first (the runtime's native part, say).
+    """
+    return str(_optimized(ir_text, target, opt_level, link))
+
+
+def emit_object(ir_text: str, target: TargetDescription, opt_level: int = 3, *, link: Sequence[str] = ()) -> bytes:
+    """Optimises the module and generates position-independent machine code: an object file's bytes.
+
+    Raises CodegenError with LLVM's message and the offending line if the text does not parse or verify.
+    """
+    module = _optimized(ir_text, target, opt_level, link)
+    object_code: bytes = _machine(target.triple, target.cpu, target.features, opt_level).emit_object(module)
+    return object_code
+
+
+def emit_assembly(ir_text: str, target: TargetDescription, opt_level: int = 3, *, link: Sequence[str] = ()) -> str:
+    """As `emit_object`, but assembly for people to read."""
+    module = _optimized(ir_text, target, opt_level, link)
+    return str(_machine(target.triple, target.cpu, target.features, opt_level).emit_assembly(module))
+
+
+def verify(ir_text: str) -> None:
+    """Raises CodegenError unless LLVM parses and verifies the module."""
+    llvm = _binding()
+    _parse(llvm, ir_text, llvm.create_context())
+
+
+def _optimized(ir_text: str, target: TargetDescription, opt_level: int, link: Sequence[str]) -> Any:
+    llvm = _binding()
+    machine = _machine(target.triple, target.cpu, target.features, opt_level)
+    # A context of its own, so that types and constants are freed with the module.
+    context = llvm.create_context()
+    module = _parse(llvm, ir_text, context, target)
+    for other in link:
+        module.link_in(_parse(llvm, other, context, target))
+    tuning = llvm.create_pipeline_tuning_options(speed_level=opt_level)
+    tuning.loop_vectorization = tuning.slp_vectorization = opt_level >= 2
+    tuning.loop_interleaving = tuning.loop_unrolling = opt_level >= 2
+    builder = llvm.create_pass_builder(machine, tuning)
+    builder.getModulePassManager().run(module, builder)
+    return module
+
+
+def _parse(llvm: Any, ir_text: str, context: Any, target: TargetDescription | None = None) -> Any:
+    try:
+        module = llvm.parse_assembly(ir_text, context)
+        module.verify()
+    except RuntimeError as error:
+        raise CodegenError(_explain(str(error), ir_text)) from None
+    if target is not None:
+        module.triple = target.triple
+        module.data_layout = target.data_layout
+    return module
+
+
+def _explain(message: str, ir_text: str) -> str:
+    """LLVM's message with the line that it speaks of (LLVM itself truncates long lines)."""
+    found = re.search(r"<string>:(\d+):(\d+)", message)
+    if found is None:
+        return message.strip()
+    lines = ir_text.splitlines()
+    number = int(found[1])
+    line = lines[number - 1] if number <= len(lines) else ""
+    return f"{message.strip()}\n  at line {number} of the module: {line.strip()}"
+
+
+_machines = threading.local()
+
+
+def _machine(triple: str, cpu: str, features: str, opt_level: int) -> Any:
+    """A target machine, made once per thread and configuration (LLVM's are not for use by two threads at once)."""
+    cache: dict[tuple[str, str, str, int], Any] = _machines.__dict__
+    key = (triple, cpu, features, opt_level)
+    machine = cache.get(key)
+    if machine is not None:
+        return machine
+    llvm = _binding()
+    if triple != llvm.get_process_triple():
+        llvm = _binding(every_target=True)
+    try:
+        target = llvm.Target.from_triple(triple)
+        machine = target.create_target_machine(
+            cpu=cpu, features=features, opt=opt_level, reloc="pic", codemodel="default"
+        )
+    except RuntimeError as error:
+        raise CodegenError(f"no code generator for target {triple!r}, cpu {cpu!r}: {error}") from None
+    cache[key] = machine
+    return machine
+
+
+def _widest(features: Any) -> tuple[int, int]:
+    present = set(features)
+    for name, bits, registers in _VECTOR_FEATURES:
+        if name in present:
+            return bits, registers
+    return 0, 0
+
+
+def _probe_vectors(triple: str, cpu: str, features: str) -> tuple[int, int]:
+    """Which vector registers LLVM picks for a 512-bit sum: the only way to ask what a CPU's name implies."""
+    llvm = _binding()
+    module = _parse(llvm, f'target triple = "{triple}"\n{_PROBE}', llvm.create_context())
+    assembly = _machine(triple, cpu, features, 3).emit_assembly(module)
+    for pattern, bits, registers in _REGISTER_PATTERNS:
+        if re.search(pattern, assembly):
+            return bits, registers
+    return 64, 16
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _host_caches() -> tuple[int, int, int]:
+    """Data cache sizes from sysfs; typical sizes where it does not tell (other systems, some virtual machines)."""
+    sizes = dict(zip((1, 2, 3), _FALLBACK_CACHES, strict=True))
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        try:
+            kind = (index / "type").read_text().strip()
+            level = int((index / "level").read_text())
+            size = _size((index / "size").read_text().strip())
+        except (OSError, ValueError):
+            continue
+        if kind != "Instruction" and size > 0:
+            sizes[level] = size
+    return sizes[1], sizes[2], sizes[3]
+
+
+def _size(text: str) -> int:
+    units = {"K": 10, "M": 20, "G": 30}
+    return int(text[:-1]) << units[text[-1]] if text[-1:] in units else int(text)

@@ -1,0 +1,221 @@
+"""Memory: buffers, and the caching allocator behind them.
+
+Sizes are rounded up to classes (at most 25 % above the request); a freed block goes to its class's free list and the next
+buffer of that class takes it, so a training loop allocates from the system in its first iteration only.
+
+There are no locks here. Blocks are freed by `Buffer.__del__`, which the garbage collector may run at any point of any
+thread, inside the allocator too, where a lock would deadlock. `list.pop`, `list.append` and `+=` of a local to an attribute are
+each uninterrupted under the interpreter's lock, and nothing more is asked of them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from flambeau.runtime import system_memory
+from flambeau.runtime.system_memory import HUGE_PAGE
+
+
+@dataclass(frozen=True)
+class MemoryStats:
+    """Bytes in buffers now and at most so far, bytes held in the free lists, and where blocks came from."""
+
+    live_bytes: int
+    peak_bytes: int
+    cached_bytes: int
+    system_allocations: int
+
+
+def size_class(nbytes: int) -> int:
+    """The size that a request is rounded up to: multiples of 64 up to 512 bytes, then four steps to a power of two."""
+    if nbytes <= 512:
+        return (nbytes + 63) & -64 or 64
+    step = 1 << ((nbytes - 1).bit_length() - 3)
+    return (nbytes + step - 1) & -step
+
+
+class Allocator:
+    """Blocks of memory by size class, aligned to 64 bytes, those of 2 MiB and more to 2 MiB (huge pages where the system
+    has them). At most `cache_limit` bytes are kept for reuse.
+    """
+
+    __slots__ = ("_free", "cache_limit", "live_bytes", "peak_bytes", "cached_bytes", "system_allocations")
+
+    def __init__(self, cache_limit: int | None = None) -> None:
+        self._free: dict[int, list[int]] = {}
+        self.cache_limit = _default_cache_limit() if cache_limit is None else cache_limit
+        self.live_bytes = self.peak_bytes = self.cached_bytes = self.system_allocations = 0
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """A buffer of at least `nbytes`, its contents arbitrary. Raises MemoryError, or ValueError if negative."""
+        if nbytes <= 512:
+            size = (nbytes + 63) & -64 or 64
+        else:
+            step = 1 << ((nbytes - 1).bit_length() - 3)
+            size = (nbytes + step - 1) & -step
+        try:
+            ptr = self._free[size].pop()
+            self.cached_bytes -= size
+        except (KeyError, IndexError):
+            ptr = self._from_system(size, nbytes)
+        live = self.live_bytes = self.live_bytes + size
+        if live > self.peak_bytes:
+            self.peak_bytes = live
+        return Buffer(ptr, nbytes, None, self, size)
+
+    def acquire(self, size: int) -> int:
+        """A bare block of `size` bytes, a size class; give it back with `release`. For arenas."""
+        try:
+            ptr = self._free[size].pop()
+            self.cached_bytes -= size
+        except (KeyError, IndexError):
+            ptr = self._from_system(size, size)
+        live = self.live_bytes = self.live_bytes + size
+        if live > self.peak_bytes:
+            self.peak_bytes = live
+        return ptr
+
+    def release(self, ptr: int, size: int) -> None:
+        """Takes back a block of size class `size`."""
+        self.live_bytes -= size
+        if self.cached_bytes + size > self.cache_limit:
+            system_memory.free(ptr, size)
+            return
+        try:
+            self._free[size].append(ptr)
+        except KeyError:
+            self._free.setdefault(size, []).append(ptr)
+        self.cached_bytes += size
+
+    def trim(self) -> int:
+        """Gives every cached block back to the system; returns their bytes."""
+        freed = 0
+        for size, blocks in list(self._free.items()):
+            while blocks:
+                try:
+                    ptr = blocks.pop()
+                except IndexError:  # another thread took the last one
+                    break
+                self.cached_bytes -= size
+                system_memory.free(ptr, size)
+                freed += size
+        return freed
+
+    def stats(self) -> MemoryStats:
+        """A snapshot of the counters."""
+        return MemoryStats(self.live_bytes, self.peak_bytes, self.cached_bytes, self.system_allocations)
+
+    def reset_peak(self) -> None:
+        """Starts measuring the peak anew."""
+        self.peak_bytes = self.live_bytes
+
+    def _from_system(self, size: int, nbytes: int) -> int:
+        if nbytes < 0:
+            raise ValueError(f"allocate: expected a size of at least 0 bytes, got {nbytes}")
+        ptr = system_memory.allocate(size)
+        if not ptr:
+            self.trim()  # what other sizes hold may be what is missing
+            ptr = system_memory.allocate(size)
+        if not ptr:
+            raise MemoryError(
+                f"allocate: the system has no {nbytes} bytes; {self.live_bytes} bytes are in live buffers"
+            )
+        self.system_allocations += 1
+        return ptr
+
+
+class Buffer:
+    """`nbytes` bytes of memory at address `ptr`, owned (given back with the last reference) or borrowed.
+
+    `owner` is whatever keeps borrowed memory alive (a NumPy array, a mapped file, a DLPack capsule), else None.
+    """
+
+    __slots__ = ("ptr", "nbytes", "owner", "_allocator", "_size", "__weakref__")
+
+    def __init__(self, ptr: int, nbytes: int, owner: Any, allocator: Allocator | None, size: int) -> None:
+        self.ptr = ptr
+        self.nbytes = nbytes
+        self.owner = owner
+        self._allocator = allocator
+        self._size = size
+
+    @classmethod
+    def borrow(cls, ptr: int, nbytes: int, owner: Any) -> Buffer:
+        """A buffer over somebody else's memory, which stays as long as `owner` does."""
+        return cls(ptr, nbytes, owner, None, 0)
+
+    @property
+    def owned(self) -> bool:
+        """Whether the memory is the allocator's, and so may be reused in place by whoever holds the last reference."""
+        return self._allocator is not None
+
+    def __del__(self) -> None:
+        allocator = self._allocator
+        if allocator is not None:
+            allocator.release(self.ptr, self._size)
+
+    def __repr__(self) -> str:
+        kind = "owned" if self.owned else "borrowed"
+        return f"Buffer(ptr={self.ptr:#x}, nbytes={self.nbytes}, {kind})"
+
+
+class _Exporter:
+    """Hands a buffer's memory to NumPy; the array's base refers to it, and so keeps the buffer."""
+
+    __slots__ = ("__array_interface__", "buffer")
+
+    def __init__(self, buffer: Buffer) -> None:
+        self.buffer = buffer
+        self.__array_interface__ = {
+            "data": (buffer.ptr, False),
+            "shape": (buffer.nbytes,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+
+def as_numpy(buffer: Buffer, dtype: Any, shape: tuple[int, ...], offset: int = 0) -> np.ndarray[Any, Any]:
+    """A writable, C-contiguous array of `dtype` and `shape` over the buffer from byte `offset` on; keeps the buffer.
+
+    Raises TypeError (from NumPy) if the buffer is too small.
+    """
+    # Bytes first: `dtype` may be one that the array interface has no code for (bfloat16, float8).
+    return np.ndarray(shape, dtype, np.asarray(_Exporter(buffer)), offset)
+
+
+def from_numpy(array: np.ndarray[Any, Any]) -> Buffer:
+    """A buffer that borrows a C-contiguous array's memory. Raises ValueError for any other layout."""
+    if not array.flags.c_contiguous:
+        raise ValueError(f"from_numpy: expected a C-contiguous array, got strides {array.strides} of {array.shape}")
+    return Buffer(array.ctypes.data, array.nbytes, array, None, 0)
+
+
+def _default_cache_limit() -> int:
+    """A quarter of the machine's memory, at most 4 GiB."""
+    try:
+        physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        physical = 4 << 30
+    return min(physical // 4, 4 << 30)
+
+
+allocator = Allocator()
+"""The process's allocator."""
+
+allocate = allocator.allocate
+
+__all__ = [
+    "HUGE_PAGE",
+    "Allocator",
+    "Buffer",
+    "MemoryStats",
+    "allocate",
+    "allocator",
+    "as_numpy",
+    "from_numpy",
+    "size_class",
+]
