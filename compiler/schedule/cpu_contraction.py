@@ -76,13 +76,14 @@ def register_tile(cpu: CpuShape, lanes: int) -> tuple[int, int]:
     return (rows - rows % 2 if rows < 12 else 12), vectors
 
 
-def _streaming(m: int, n: int, lanes: int, registers: int) -> ContractionSchedule:
-    """Few rows and a B that comes from memory: short blocks of K over long rows of B, so that whole pages stream;
-    the sums stay in L1."""
-    vectors = max(1, min(8, (registers - 4) // (m + 1), -(-n // lanes)))
-    wide = vectors * lanes
-    across = max(1, min(4096 // m, 1024 * lanes // 16) // wide)
-    return ContractionSchedule("direct", lanes, m, vectors, 16, m, wide * across)
+def _streaming(m: int, size: int, rows: int, wide: int, lanes: int) -> ContractionSchedule:
+    """Few rows and a B that comes from memory: short blocks of K over a page of each row of B, left to right, which
+    the hardware prefetches; the sums stay in L1 or L2."""
+    depth = 8 if m <= 8 else 16
+    across = max(1, min(4096 // size, (64 << 10) // (m * size)) // wide)
+    tile = balanced(m, rows)
+    unroll = depth if m <= 8 else UNROLL
+    return ContractionSchedule("direct", lanes, tile, wide // lanes, depth, m, wide * across, unroll)
 
 
 def choose(
@@ -97,12 +98,8 @@ def choose(
         if min(em, en) <= 32 and (em <= 4 or en <= 4 or ek >= 4 * lanes):
             return _dot(em, en, lanes, cpu)
     streams = en * ek * size > cpu.l2 // 2
-    if a.plain and b.plain and b.unit_row and streams and isinstance(m, int) and m <= 8:
-        return _streaming(m, en, lanes, cpu.registers)
-    if a.plain and b.plain and b.unit_row and streams and em <= 64:
-        if isinstance(m, int):
-            rows = balanced(m, rows)
-        return ContractionSchedule("panel", lanes, rows, vectors, 128, em, 8 * vectors * lanes)
+    if a.plain and b.plain and b.unit_row and streams and isinstance(m, int) and m <= 64:
+        return _streaming(m, size, rows, vectors * lanes, lanes)
     if a.plain and b.plain and b.unit_row and not streams:
         if isinstance(m, int):
             rows = balanced(m, rows)
