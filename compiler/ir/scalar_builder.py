@@ -57,10 +57,10 @@ class ScalarBuilder:
         first = values[0].type
         if all(v.type is first for v in values):
             return values
-        lanes = next((v.type.shape[0] for v in values if isinstance(v.type, VectorType)), None)
-        if lanes is None:
+        lanes = lanes_among(values)
+        if lanes == 0:
             return values
-        return tuple([v if isinstance(v.type, VectorType) else self.broadcast(v, int(lanes)) for v in values])  # type: ignore[call-overload]
+        return tuple([v if isinstance(v.type, VectorType) else self.broadcast(v, lanes) for v in values])
 
     def _binary(self, definition: LoopOp, x: Value, y: Value) -> Value:
         if x.type is not y.type:
@@ -269,6 +269,11 @@ class ScalarBuilder:
     def create_mask(self, count: Any, lanes: int) -> Value:
         """The first `count` lanes are set: none if it is negative, all if it is larger than `lanes`."""
         return self.value(vector.CreateMask(lanes), self.index(count))
+
+
+def lanes_among(values: Sequence[Value]) -> int:
+    """The number of lanes of the vectors among the values; 0 if all are scalars."""
+    return next((int(v.type.shape[0]) for v in values if isinstance(v.type, VectorType)), 0)  # type: ignore[arg-type]
 
 
 def _type(type: TypeName) -> Type:

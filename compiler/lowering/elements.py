@@ -1,7 +1,7 @@
 """`ElementBuilder`: arithmetic on graph elements, for the element functions of the operations.
 
-A `Scalar` is a value with its graph element type. f16 and bf16 are f32 in registers, rounded after each operation, so an
-expression gives the same bits whether it is fused or not. Booleans are i1 in registers and bytes in memory. Inside
+A `Scalar` is a value with its graph element type. f16 and bf16 are f32 in registers, rounded after each operation, so
+an expression gives the same bits whether it is fused or not. Booleans are i1 in registers and bytes in memory. Inside
 `LoopBuilder.lanes_of` the same calls make vector code: a value is then one number, or one for each lane.
 
 Integers wrap. Division by zero gives quotient 0 and the dividend as remainder; the least number by -1 is itself.
@@ -20,6 +20,7 @@ from flambeau.compiler.dialects.loops.base import signless
 from flambeau.compiler.ir.builder import LoopBuilder
 from flambeau.compiler.ir.core import Value
 from flambeau.compiler.ir.dims import Index, known_nonnegative, maximum, minimum
+from flambeau.compiler.ir.scalar_builder import lanes_among
 from flambeau.compiler.ir.types import (
     ElementType,
     MemRefType,
@@ -391,11 +392,9 @@ class ElementBuilder:
         """Calls `function` out of line: a private function of the module, made once, that LLVM inlines."""
         b = self.b
         type: Type = values[0].type
-        lanes = next((v.type.shape[0] for v in values if isinstance(v.type, VectorType)), None)
-        if lanes is not None:
-            values = tuple(
-                [v if isinstance(v.type, VectorType) else b.broadcast(v, int(lanes)) for v in values]
-            )  # type: ignore[call-overload]
+        lanes = lanes_among(values)
+        if lanes:
+            values = tuple([v if isinstance(v.type, VectorType) else b.broadcast(v, lanes) for v in values])
             type = values[0].type
             name = f"{name}.x{lanes}"
         if all(f.definition.sym_name != name for f in b.functions):  # type: ignore[attr-defined]
@@ -439,7 +438,7 @@ class ElementBuilder:
     def loop(
         self, count: Index, init: Sequence[Scalar], body: Callable[..., Scalar | Sequence[Scalar]]
     ) -> tuple[Scalar, ...]:
-        """The carried scalars after `body(i, *carried)` for each i < count; it gives the next ones, of the same types."""
+        """The carried scalars after `body(i, *carried)` for each i < count; it gives the next ones."""
         values = [self._spread(x.value) for x in init]
         with self.b.for_(0, count, init=values) as loop:
             carried = [Scalar(v, x.element) for v, x in zip(loop.carried, init, strict=True)]

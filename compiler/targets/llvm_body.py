@@ -19,8 +19,8 @@ from flambeau.compiler.targets.llvm_types import llvm_type, memory_type, suffix
 class Module:
     """Collects the text of one module: functions, metadata, declarations.
 
-    `scalars` is the target's table of scalar operations (`targets.scalars`), `handlers` emit the others, `attributes` are LLVM function attributes for
-    all functions, `kernel` a calling convention for the functions that are not internal.
+    `scalars` is the target's table of scalar operations (`targets.scalars`), `handlers` emit the others, `attributes`
+    are LLVM function attributes for all functions, `kernel` is a calling convention for those that are not internal.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Body:
         self.module.texts.append("\n".join([f"{head} {{", "entry:", *self.allocas, *self.lines, "}"]))
 
     def block(self, block: Block) -> Operation | None:
-        """Emits a block's operations; its terminator, unless that is a return, is the caller's matter and given back."""
+        """Emits a block's operations; gives back the terminator, unless that is a return."""
         scalars, lines, names = self.module.scalars, self.lines, self.names
         for operation in block.operations:
             definition: Any = operation.definition

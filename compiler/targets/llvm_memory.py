@@ -100,7 +100,8 @@ def _bytes(body: Body, buffer: Value, count: Value) -> str:
 
 
 def _prefetch(body: Body, operation: Operation, definition: memref.Prefetch) -> None:
-    address = body.address(*operation.operands, inbounds=False)
+    buffer, position = operation.operands
+    address = body.address(buffer, position, inbounds=False)
     body.line(
         f"call void @llvm.prefetch.p0(ptr {address}, i32 {int(definition.write)}, i32 {definition.locality}, i32 1)"
     )

@@ -1,8 +1,8 @@
 """Scalar operations as LLVM text: one row an operation. A new scalar operation is a new row.
 
-In a row, ``{r}`` is the result's name, ``{0}`` ... the operands', ``{t}`` the operands' LLVM type, ``{to}`` the result's,
-``{s}`` and ``{ts}`` the suffixes of these types in intrinsics' names, ``{f}`` the flags with a blank after them, ``{p}``
-the predicate. Vectors use the same rows. Each target has a table.
+In a row, ``{r}`` is the result's name, ``{0}`` ... the operands', ``{t}`` the operands' LLVM type, ``{to}`` the
+result's, ``{s}`` and ``{ts}`` the suffixes of these types in intrinsics' names, ``{f}`` the flags with a blank after
+them, ``{p}`` the predicate. Vectors use the same rows. Each target has a table.
 """
 
 from __future__ import annotations

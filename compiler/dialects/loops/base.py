@@ -1,7 +1,7 @@
 """Bases of the loop-level operations: shapes of signatures, and the checks that they share.
 
-The operations keep the names, operands and types of upstream MLIR. Where MLIR leaves the result type to the text (casts,
-constants, loads of vectors, calls), the class says ``explicit_results`` and whoever makes the operation gives the types.
+The operations keep the names, operands and types of upstream MLIR. Where MLIR leaves the result type to the text
+(casts, buffers, calls), the class says ``explicit_results`` and whoever makes the operation gives the types.
 """
 
 from __future__ import annotations

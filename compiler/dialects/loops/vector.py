@@ -66,7 +66,10 @@ class MaskedStore(LoopOp):
 
 
 class Gather(LoopOp):
-    """Elements of a one-dimensional buffer at a vector of positions. Operands: buffer, positions, mask, pass_through."""
+    """Elements of a one-dimensional buffer at a vector of positions.
+
+    Operands: buffer, positions, mask, pass_through.
+    """
 
     name = "vector.gather"
 
