@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic
 
-from .protocol import Builder, FloatPredicate, IntPredicate, ScalarType, V
+from flambeau.compiler.lowering.mathlib.protocol import Builder, FloatPredicate, IntPredicate, ScalarType, V
 
 
 @dataclass(frozen=True)
@@ -251,6 +251,14 @@ def two_prod(x: Real[V], y: Real[V]) -> Pair[V]:
     xh, xl = _split(x)
     yh, yl = _split(y)
     return p, xl * yl - (((p - xh * yh) - xl * yh) - xh * yl)
+
+
+def residual(x: Real[V], y: Real[V], z: Real[V] | float) -> Real[V]:
+    """z - x * y, where x * y is so close to z that the difference is exact before it is rounded."""
+    if x.b.exact_fma:
+        return (-x).fma(y, z)
+    p, e = two_prod(x, y)
+    return (z - p) - e
 
 
 def exponent_bits(n: Int[V]) -> Int[V]:

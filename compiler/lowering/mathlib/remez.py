@@ -117,9 +117,7 @@ def fit(
         weights = [w * abs(x) for w, x in zip(weights, grid, strict=True)]
     weights = [weight(x) for x in grid]
     exact = [mp.mpf(c) for c in done]
-    error = max(
-        abs(w * (_evaluate(exact, x) - v)) for x, v, w in zip(grid, original, weights, strict=True)
-    )
+    error = max(abs(w * (_evaluate(exact, x) - v)) for x, v, w in zip(grid, original, weights, strict=True))
     return done, float(error)
 
 

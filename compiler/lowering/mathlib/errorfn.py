@@ -1,0 +1,80 @@
+"""erf, erfc, erfinv."""
+
+from __future__ import annotations
+
+import math
+
+from flambeau.compiler.lowering.mathlib import coefficients as table
+from flambeau.compiler.lowering.mathlib.exponential import expm1_reduced, integer_in_low_bits, reduce_exp
+from flambeau.compiler.lowering.mathlib.logarithm import log
+from flambeau.compiler.lowering.mathlib.num import (
+    F32,
+    Format,
+    Real,
+    horner,
+    power_of_two,
+    residual,
+    two_prod,
+    two_sum,
+)
+from flambeau.compiler.lowering.mathlib.protocol import Builder, V
+
+
+def erf(b: Builder[V], x: V, fmt: Format) -> V:
+    """Error function: x + x P(x**2) for small |x|; above, in f32 a polynomial around 2.3 with an almost exact constant
+    term, in f64 1 - erfc(|x|)."""
+    value = Real(b, x, fmt)
+    a = abs(value)
+    z = a * a
+    if fmt is F32:
+        small = a.fma(horner(z, table.ERF_F32), a)
+        centre, constant = table.ERF_CENTRE_F32
+        t = a.at_most(3.93) - centre
+        large = t.fma(horner(t, table.ERF_LARGE_F32), constant)
+        return (a < 1.1).select(small, large).with_sign_of(value).v
+    small = a.fma(horner(z, table.ERF_F64), a)
+    return (a < 1.0).select(small, 1.0 - _erfc_positive(a)).with_sign_of(value).v
+
+
+def _erfc_positive(magnitude: Real[V]) -> Real[V]:
+    """erfc(a) = exp(-a**2) P(t) u with u = 1 / (a + k), t = 1 - 2 k u = (a - k) / (a + k), for a >= 0 (the transformation of
+    Shepherd and Laframboise, Math. Comp. 36, 1981). a**2 and u carry their rounding errors along."""
+    single = magnitude.fmt is F32
+    k, largest, coefficients = (3.0, 10.1, table.ERFCX_F32) if single else (4.0, 27.3, table.ERFCX_F64)
+    a = magnitude.at_most(largest)
+    s, s_error = two_sum(a, a.const(k))
+    u = 1.0 / s
+    u_error = u * (residual(u, s, 1.0) - u * s_error)
+    t = u_error.fma(-2.0 * k, u.fma(-2.0 * k, 1.0))
+    p = horner(t, coefficients)
+    p = u.fma(p, u_error * p)
+    square, square_error = two_prod(a, a)
+    n, r = reduce_exp(-square)
+    w = expm1_reduced(r - square_error)
+    # n <= 0: no overflow. The first factor keeps p (1 + w) normal, so that only the last product rounds to subnormal.
+    half = integer_in_low_bits(n) >> 1
+    return (p.fma(w, p) * power_of_two(half)) * power_of_two(integer_in_low_bits(n) - half)
+
+
+def erfc(b: Builder[V], x: V, fmt: Format) -> V:
+    """1 - erf(x), to full relative accuracy for positive x."""
+    value = Real(b, x, fmt)
+    y = _erfc_positive(abs(value))
+    return (value < 0.0).select(2.0 - y, y).v
+
+
+def erfinv(b: Builder[V], x: V, fmt: Format) -> V:
+    """Inverse of erf on [-1, 1], infinite at the ends, NaN outside: x F(w) with w = -log(1 - x**2) (M. Giles, GPU
+    Computing Gems 2, 2011); F by polynomials in w, and in sqrt(w) for large w."""
+    value = Real(b, x, fmt)
+    a = abs(value)
+    w = -Real(b, log(b, ((1.0 - a) * (a + 1.0)).v, fmt), fmt)
+    root = w.sqrt()
+    if fmt is F32:
+        y = horner(w - 2.5, table.ERFINV_F32)
+        y = (w > 5.0).select(horner(root - 3.0, table.ERFINV_TAIL_F32), y)
+    else:
+        y = horner(w - 3.125, table.ERFINV_F64)
+        y = (w > 6.25).select(horner(root - 3.25, table.ERFINV_TAIL_F64), y)
+        y = (w > 16.0).select(horner(root - 5.0, table.ERFINV_FAR_F64), y)
+    return (a.equals(1.0).select(y.const(math.inf), y * a)).with_sign_of(value).v
