@@ -16,7 +16,7 @@ from flambeau.compiler.dialects.graph.constants import Constant, DimensionValue,
 from flambeau.compiler.ir.core import Value, apply, create
 from flambeau.compiler.ir.dims import Dim, Index, product
 from flambeau.compiler.ir.opdef import REGISTRY
-from flambeau.compiler.ir.types import ElementType, TensorType, i1, i64
+from flambeau.compiler.ir.types import ElementType, TensorType, from_numpy, i1, i64
 
 Number: TypeAlias = "int | float | bool"
 Operand: TypeAlias = "Value | int | float | bool"
@@ -67,6 +67,11 @@ def splat_value(x: Value) -> Any:
             return None
         x = x.owner.operands[0]
     return None
+
+
+def type_from_numpy(array: Any) -> ElementType:
+    """The element type of a NumPy array."""
+    return from_numpy(array.dtype)
 
 
 def is_splat(x: Value, number: Number) -> bool:

@@ -313,7 +313,9 @@ class Pad(ShapeOp):
             source.append(position)
         if inside is None:
             return x(())
-        return b.guarded(inside, lambda: x(tuple(source)), b.constant(self.value, x.type.element))
+        element = x.type.element
+        value = b.constant(self.value if element.is_float else int(self.value), element)
+        return b.guarded(inside, lambda: x(tuple(source)), value)
 
     def vjp(self, ct: Value, x: Value, *, result: Value) -> Gradients:
         ends = []
