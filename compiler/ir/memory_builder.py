@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from flambeau.compiler.dialects.loops import memref, vector
 from flambeau.compiler.dialects.loops.base import signless
 from flambeau.compiler.ir.core import Value
-from flambeau.compiler.ir.dims import Dim, Index, Symbol, of_symbol
+from flambeau.compiler.ir.dims import Dim, Index, Symbol, of_symbol, recombine
 from flambeau.compiler.ir.index_builder import IndexBuilder, Position, Scope
 from flambeau.compiler.ir.types import ElementType, MemRefType, VectorType, i1
 from flambeau.compiler.ir.types import pointer as pointer_type
@@ -31,6 +31,11 @@ class MemoryBuilder(IndexBuilder):
         """A buffer on the stack, which lives as long as the function or the innermost parallel body's range."""
         type = MemRefType.get(tuple(shape), element)
         return self.value(memref.Alloca(alignment), to=type)
+
+    def shared(self, shape: Sequence[int], element: ElementType, alignment: int = 16) -> Value:
+        """A buffer that the threads of a GPU's block share."""
+        type = MemRefType.get(tuple(shape), element)
+        return self.value(memref.Alloca(alignment, "workgroup"), to=type)
 
     def view(
         self,
@@ -69,7 +74,7 @@ class MemoryBuilder(IndexBuilder):
         total: Index = 0
         for size, position in zip(type.shape, indices, strict=True):
             total = total * size + (self.symbol(position) if isinstance(position, Value) else position)
-        return total
+        return recombine(total)
 
     def flat(self, buffer: Value) -> Value:
         """The same buffer with one dimension."""

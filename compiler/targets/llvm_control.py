@@ -252,6 +252,40 @@ def _barrier(body: Body, operation: Operation, definition: gpu.Barrier) -> None:
     body.line("call void @llvm.nvvm.barrier.cta.sync.aligned.all(i32 0)")
 
 
+_SHUFFLES = {"xor": ("bfly", 31), "down": ("down", 31), "up": ("up", 0), "idx": ("idx", 31)}
+
+
+def _gpu_shuffle(body: Body, operation: Operation, definition: gpu.Shuffle) -> None:
+    """Words of 32 bits; wider numbers in two halves."""
+    (x,), (result,) = operation.operands, operation.results
+    mode, clamp = _SHUFFLES[definition.mode]
+    type, name = llvm_type(x.type), body.name(x)
+
+    def exchanged(word: str, kind: str) -> str:
+        suffix = "f32" if kind == "float" else "i32"
+        return (
+            f"call {kind} @llvm.nvvm.shfl.sync.{mode}.{suffix}"
+            f"(i32 -1, {kind} {word}, i32 {definition.offset}, i32 {clamp})"
+        )
+
+    if type in ("float", "i32"):
+        body.define(result, exchanged(name, type))
+        return
+    if type not in ("double", "i64"):
+        raise CompilationError(
+            f"gpu.shuffle exchanges words of 32 or 64 bits, got {x.type}", operation.location
+        )
+    pair, moved = body.fresh(), "poison"
+    body.line(f"{pair} = bitcast {type} {name} to <2 x i32>")
+    for half in range(2):
+        word, other, joined = body.fresh(), body.fresh(), body.fresh()
+        body.line(f"{word} = extractelement <2 x i32> {pair}, i64 {half}")
+        body.line(f"{other} = {exchanged(word, 'i32')}")
+        body.line(f"{joined} = insertelement <2 x i32> {moved}, i32 {other}, i64 {half}")
+        moved = joined
+    body.define(result, f"bitcast <2 x i32> {moved} to {type}")
+
+
 HANDLERS: dict[type, Handler] = {
     arith.Constant: _constant,
     arith.Select: _select,
@@ -265,4 +299,5 @@ HANDLERS: dict[type, Handler] = {
     scf.Worker: _worker,
     scf.Parallel: _parallel,
     gpu.Barrier: _barrier,
+    gpu.Shuffle: _gpu_shuffle,
 }

@@ -15,6 +15,14 @@ def _alloca(body: Body, operation: Operation, definition: memref.Alloca) -> None
     (result,) = operation.results
     type = result.type
     assert isinstance(type, MemRefType)
+    if definition.space == "workgroup":
+        # The address as a generic one; LLVM finds out again that it is shared.
+        shared = f"@{body.name_}.shared{len(body.module.globals)}"
+        size = f"[{type.size} x {memory_type(type.element)}]"
+        text = f"{shared} = internal addrspace(3) global {size} undef, align {definition.alignment}"
+        body.module.globals[shared] = text
+        body.names[result] = f"addrspacecast (ptr addrspace(3) {shared} to ptr)"
+        return
     name = body.names[result] = body.fresh("s")
     body.allocas.append(
         f"  {name} = alloca [{type.size} x {memory_type(type.element)}], align {definition.alignment}"

@@ -253,8 +253,6 @@ SPECIAL = [0.0, -0.0, np.inf, -np.inf, np.nan, 0.5, -0.5, 1.5, 2.5, -2.5, 3.0, 1
 @pytest.mark.parametrize("element", [f32, f64])
 @pytest.mark.parametrize("name", FLOAT_CASES)
 def test_float_operations(name, element, lanes):
-    if name == "frem" and lanes:
-        pytest.skip("LLVM calls fmod lane by lane")
     arity, reference = FLOAT_CASES[name]
     special = np.array(SPECIAL, element.numpy)
     x, y = aligned(np.repeat(special, 16)), aligned(np.tile(special, 16))

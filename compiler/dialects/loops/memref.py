@@ -16,11 +16,15 @@ def check_access(op: LoopOp, buffer: Type, indices: tuple[Type, ...]) -> MemRefT
 
 
 class Alloca(LoopOp):
-    """A buffer on the stack of the innermost function or parallel body, aligned to `alignment` bytes; static shape."""
+    """A buffer on the stack of the innermost function or parallel body, aligned to `alignment` bytes; static shape.
+
+    With `space` "workgroup" it is in the shared memory of a GPU's block instead.
+    """
 
     name = "memref.alloca"
     explicit_results = True
     alignment: int = 64
+    space: str = ""
 
 
 class Load(LoopOp):
