@@ -487,3 +487,33 @@ def _parse_atom(tokens: list[str], at: int, text: str) -> tuple[Index, int]:
     if token[0].isalpha() or token[0] == "_":
         return dim(token), at + 1
     raise ValueError(f"unexpected {token!r} in the dimension {text!r}")
+
+
+def recombine(value: Index) -> Index:
+    """Put digits together again: ``(x floordiv n) * n + x mod n`` is x, at any multiple. Equal to `value`.
+
+    So the position of ``(i // w, i % w)`` in a row-major matrix of width w becomes i.
+    """
+    changed = isinstance(value, Dim)
+    while changed and isinstance(value, Dim):
+        changed = False
+        for monomial, coefficient in value.terms.items():
+            following = _recombine_once(value, monomial, coefficient)
+            if following is not None:
+                value, changed = following, True
+                break
+    return value
+
+
+def _recombine_once(value: Dim, monomial: Monomial, coefficient: int) -> Index | None:
+    """`value` with one remainder and its quotient replaced by what was divided, or None if there is no such pair."""
+    for at, atom in enumerate(monomial):
+        if not isinstance(atom, Compound) or atom.kind != "mod":
+            continue
+        rest: Index = coefficient
+        for other in (*monomial[:at], *monomial[at + 1 :]):
+            rest = rest * Dim({(other,): 1})
+        high = _terms(rest * atom.b * divide(atom.a, atom.b)[0])
+        if all(value.terms.get(m) == c for m, c in high.items()):
+            return value - Dim({monomial: coefficient}) - _make(dict(high)) + rest * atom.a
+    return None

@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeAlias
 from flambeau.compiler.dialects.loops.base import signless
 from flambeau.compiler.ir.builder import LoopBuilder
 from flambeau.compiler.ir.dims import Index
-from flambeau.compiler.ir.types import ElementType, VectorType
+from flambeau.compiler.ir.types import ElementType, VectorType, f32
+from flambeau.compiler.lowering.half import HalfFormats
 
 Value: TypeAlias = Any
 Buffer: TypeAlias = Any
@@ -72,10 +73,11 @@ class Emitter(Protocol):
 
 
 class LoopEmitter:
-    """`Emitter` over a `LoopBuilder`."""
+    """`Emitter` over a `LoopBuilder`. `half` converts f16 and bf16 (by integer operations unless given)."""
 
-    def __init__(self, builder: LoopBuilder) -> None:
+    def __init__(self, builder: LoopBuilder, half: HalfFormats | None = None) -> None:
         self.builder = builder
+        self.half = half or HalfFormats(builder, False)
         self.load = builder.load
         self.store = builder.store
         self.vector_load = builder.vload
@@ -116,7 +118,7 @@ class LoopEmitter:
         self.builder.if_(condition, then, otherwise)
 
     def zero(self, element: ElementType, lanes: int) -> Value:
-        return self.builder.constant(VectorType.get((lanes,), signless(element)), 0)  # type: ignore[arg-type]
+        return self.builder.constant(VectorType.get((lanes,), signless(element)), 0)
 
     def multiply_add(self, x: Value, y: Value, z: Value, element: ElementType) -> Value:
         if element.is_float:
@@ -133,9 +135,12 @@ class LoopEmitter:
         b = self.builder
         if signless(source) is signless(target):
             return x
+        if source.bits == 16 and source.is_float:
+            return self.cast(self.half.widen(x, source), f32, target)
+        if target.bits == 16 and target.is_float:
+            narrow = self.cast(x, source, f32)
+            return self.half.narrow(self.half.round(narrow, target), target)
         if source.is_float and target.is_float:
-            if source.bits == target.bits:  # f16 and bf16
-                return b.fptrunc(b.fpext(x, "f32"), target)
             return b.fpext(x, target) if target.bits > source.bits else b.fptrunc(x, target)
         unsigned = source.kind in ("uint", "bool")
         if target.is_float:

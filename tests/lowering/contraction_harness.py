@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from flambeau.compiler.lowering.contraction_problem import (
 )
 from flambeau.compiler.schedule.cpu_contraction import ContractionSchedule, CpuShape, cpu_shape
 from flambeau.compiler.targets.machine import host_target
+from flambeau.runtime import threads
 from tests.loops.jit import aligned, compiled, new_builder
 
 
@@ -42,6 +44,7 @@ class Case:
     symbolic: str = ""
     vector_store: bool = True
     cpu: CpuShape | None = None
+    threads: int = 1
 
     def shapes(self, m: Any, n: Any, k: Any) -> tuple[Any, Any, Any]:
         """Of A, B and C as stored."""
@@ -63,16 +66,17 @@ class Kernel:
         extents = [dims.dim(name) if name in case.symbolic else size for name, size in self.sizes.items()]
         m, n, k = extents
         a, b, c = case.shapes(m, n, k)
-        types = [T.memref(a, case.element), T.memref(b, case.element), T.memref(c, self.out)]
-        types += [T.memref((n,), acc), T.memref((1,), acc)]
+        types: list[T.Type] = [T.memref(a, case.element), T.memref(b, case.element), T.memref(c, self.out)]
+        types += [T.memref((n,), acc), T.memref((1,), acc), T.pointer]
         symbols = [d for d in extents if isinstance(d, dims.Dim)]
-        with self.builder.function("kernel", types, ["a", "b", "c", "bias", "workspace"], dims=symbols) as f:
+        names = ["a", "b", "c", "bias", "workspace", "pool"]
+        with self.builder.function("kernel", types, names, dims=symbols, pool="pool") as f:
             problem = self.problem(f, extents)
             self.schedule: ContractionSchedule = emit(
                 LoopEmitter(self.builder), problem, self.cpu, f["workspace"]
             )
         self.workspace = dims.evaluate(workspace_elements(problem, self.cpu), self.sizes)
-        self.call: Callable[..., None] = compiled(self.builder, "kernel")
+        self.call: Callable[..., None] = compiled(self.builder, "kernel", symbols=threads.native_symbols())
 
     def problem(self, f: Any, extents: list[Any]) -> Contraction:
         case, acc, emitter = self.case, self.acc, LoopEmitter(self.builder)
@@ -128,13 +132,18 @@ class Kernel:
             self.c,
             bias,
             self.scratch,
+            None,
             *[self.sizes[s] for s in "MNK" if s in case.symbolic],
         ], expected
 
     def check(self) -> None:
         """Run once; compare with NumPy, and see that nothing was written behind the result or the workspace."""
         arguments, expected = self.arguments()
+        pool = threads.create_pool(self.case.threads) if self.case.threads > 1 else None
+        arguments[5] = None if pool is None else ctypes.c_void_p(pool)
         self.call(*arguments)
+        if pool is not None:
+            threads.destroy_pool(pool)
         guard = (lambda x: np.isnan(x).all()) if self.acc.is_float else (lambda x: (x == 77).all())
         assert guard(self.c[-64:].astype(self.acc.numpy)) and guard(self.scratch[self.workspace :])
         actual = self.c[:-64].reshape(expected.shape)

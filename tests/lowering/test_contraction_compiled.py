@@ -98,3 +98,19 @@ def test_other_vector_widths(bits: int, registers: int) -> None:
 def test_scalar_epilogue() -> None:
     Kernel(Case((), 31, 45, 30, bias=True, vector_store=False)).check()
     Kernel(Case((), 131, 145, 900, bias=True, vector_store=False)).check()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case((3,), 45, 70, 40),
+        Case((), 127, 300, 127, "b"),
+        Case((), 4, 3000, 300, bias=True),
+        Case((), 3, 500, 300, "b"),
+        Case((2,), 300, 260, 1000, plain=""),
+        Case((), 300, 260, 1000, "b", symbolic="MNK", bias=True),
+    ],
+    ids=str,
+)
+def test_threads(case: Case) -> None:
+    Kernel(replace(case, threads=2)).check()
