@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from flambeau.runtime import abi
+
 
 class LinkError(RuntimeError):
     """An object could not be loaded: damaged, for another machine, or it needs a symbol that nobody defines."""
@@ -57,6 +59,8 @@ class Engine:
         self._jit = llvm.create_lljit_compiler()
         self._symbols = dict(symbols or {})
         self._serial = itertools.count()
+        self._native: LoadedModule | None = None
+        self._native_lock = threading.Lock()
         self.triple: str = llvm.get_process_triple()
 
     def define(self, name: str, address: int) -> None:
@@ -68,20 +72,33 @@ class Engine:
     ) -> LoadedModule:
         """Links an object file of this machine into memory. `symbols` are known to this object only.
 
-        `exports` are looked up at once, others at `LoadedModule.address`. About 0.2 ms for a small object.
-        Raises LinkError.
+        The thread pool's functions are there for objects that name them. `exports` are looked up at once, others at
+        `LoadedModule.address`. About 0.2 ms for a small object. Raises LinkError.
         """
         if not object_code:
             raise LinkError("the object file is empty")
+        if b"fb_p" in object_code:
+            symbols = {**self.native_symbols(), **(symbols or {})}
         builder = self._llvm.JITLibraryBuilder().add_object_img(object_code)
         return self._link(builder, symbols, exports, len(object_code))
 
-    def add_ir(self, ir_text: str, *, exports: Iterable[str]) -> LoadedModule:
-        """Compiles and links LLVM IR text as it is (code generation only, no optimisation passes): for the runtime's
-        own native part. Programs are compiled by the compiler, which hands objects to `add_object`.
-        """
+    def native(self) -> LoadedModule:
+        """The thread pool (`abi.NATIVE_FUNCTIONS`), compiled for this machine at the first call."""
+        if self._native is None:
+            with self._native_lock:
+                if self._native is None:
+                    self._native = self._compile_native()
+        return self._native
+
+    def native_symbols(self) -> dict[str, int]:
+        """Addresses of the native functions by name."""
+        native = self.native()
+        return {name: native.address(name) for name in abi.NATIVE_FUNCTIONS}
+
+    def _compile_native(self) -> LoadedModule:
+        # Code generation only: the text is written as the optimiser would leave it.
         llvm = self._llvm
-        module = llvm.parse_assembly(ir_text, llvm.create_context())
+        module = llvm.parse_assembly(abi.pool_ir(self.triple, abi.EXTERNAL), llvm.create_context())
         module.verify()
         target = llvm.Target.from_triple(self.triple)
         machine = target.create_target_machine(
@@ -91,7 +108,9 @@ class Engine:
             reloc="pic",
             codemodel="default",
         )
-        return self.add_object(machine.emit_object(module), exports=exports)
+        object_code = machine.emit_object(module)
+        builder = llvm.JITLibraryBuilder().add_object_img(object_code)
+        return self._link(builder, None, abi.NATIVE_FUNCTIONS, len(object_code))
 
     def _link(
         self, builder: Any, symbols: Mapping[str, int] | None, exports: Iterable[str], size: int
@@ -124,10 +143,7 @@ _default_lock = threading.Lock()
 
 
 def default_engine() -> Engine:
-    """The process's engine, made on first use.
-
-    Objects that run parallel loops need `fb_parallel_for`: `threads.native_symbols()` gives it.
-    """
+    """The process's engine, made on first use."""
     global _default
     if _default is None:
         with _default_lock:

@@ -1,6 +1,6 @@
 """The process's thread pools: how many threads compiled code uses, and the pool handle that it is given.
 
-A pool is the native one of `flambeau.runtime.native.pool`, compiled at first use. Pools are kept, asleep, when the number
+A pool is the native one of `flambeau.runtime.native.pool`, compiled by the engine at first use. Pools are kept, asleep, when the number
 of threads changes (another Python thread may be running on one) and are found again when the number comes back.
 """
 
@@ -11,10 +11,9 @@ import os
 import threading
 
 from flambeau.runtime import abi
-from flambeau.runtime.engine import LoadedModule, default_engine
+from flambeau.runtime.engine import default_engine
 
 _lock = threading.Lock()
-_native: LoadedModule | None = None
 _pools: dict[int, int] = {}  # number of threads → address of its pool
 _threads = 0  # 0: not chosen yet
 _pool: int | None = None  # the chosen pool's address, 0 for a single thread; None: not made yet
@@ -52,25 +51,24 @@ def default_pool() -> int:
 
 def native_symbols() -> dict[str, int]:
     """Addresses of the native functions (`abi.NATIVE_FUNCTIONS`), for `Engine.add_object(symbols=...)`."""
-    module = _native_module()
-    return {name: module.address(name) for name in abi.NATIVE_FUNCTIONS}
+    return default_engine().native_symbols()
 
 
 def create_pool(threads: int) -> int:
     """A pool of its own (0 for one thread). Whoever creates it destroys it."""
-    address = _native_module().address(abi.POOL_CREATE)
+    address = default_engine().native().address(abi.POOL_CREATE)
     return ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int32)(address)(threads) or 0
 
 
 def destroy_pool(pool: int) -> None:
     """Joins the pool's threads and frees it. Nothing may be running on it. 0 is allowed."""
-    address = _native_module().address(abi.POOL_DESTROY)
+    address = default_engine().native().address(abi.POOL_DESTROY)
     ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(pool)
 
 
 def _make_default() -> int:
     global _pool
-    native = _native_module()  # before the lock, which it takes too
+    native = default_engine().native()
     with _lock:
         threads = num_threads()
         pool = _pools.get(threads)
@@ -79,19 +77,6 @@ def _make_default() -> int:
             pool = _pools[threads] = create(threads) or 0
         _pool = pool
     return pool
-
-
-def _native_module() -> LoadedModule:
-    global _native
-    native = _native
-    if native is not None:
-        return native
-    engine = default_engine()
-    with _lock:
-        if _native is None:
-            text = abi.pool_ir(engine.triple, abi.EXTERNAL)
-            _native = engine.add_ir(text, exports=abi.NATIVE_FUNCTIONS)
-        return _native
 
 
 def _forget_pools() -> None:

@@ -90,6 +90,8 @@ _VECTOR_FEATURES = (
 # What a register of each width looks like in assembly: for CPUs known by name only.
 _REGISTER_PATTERNS = ((r"%zmm\d", 512, 32), (r"%ymm\d", 256, 16), (r"%xmm\d", 128, 16), (r"\bv\d+\.4s|fadd\.4s", 128, 32))
 _PROBE = "define <16 x float> @f(<16 x float> %a, <16 x float> %b) { %r = fadd <16 x float> %a, %b ret <16 x float> %r }"
+# What every Linux distribution for RISC-V builds for (RV64GC), with its hard-float ABI.
+_RISCV_LINUX = "+m,+a,+f,+d,+c"
 _FALLBACK_CACHES = (32 << 10, 512 << 10, 8 << 20)
 
 
@@ -114,11 +116,29 @@ def cross_target(triple: str, cpu: str = "", features: str = "", cores: int = 1)
 
     Raises CodegenError for a triple that LLVM does not know.
     """
+    triple = normalize_triple(triple)
+    if triple.startswith("riscv64") and not cpu and not features:
+        features = _RISCV_LINUX
     layout = str(_machine(triple, cpu, features, 3).target_data)
     bits, registers = _widest(item[1:] for item in features.split(",") if item.startswith("+"))
     if bits == 0:
         bits, registers = _probe_vectors(triple, cpu, features)
     return TargetDescription(triple, cpu, features, layout, bits, registers, *_FALLBACK_CACHES, cores)
+
+
+def normalize_triple(triple: str) -> str:
+    """LLVM's spelling of a target: with a vendor ("x86_64-windows-gnu" → "x86_64-pc-windows-gnu") and Apple's own names
+    ("aarch64-macos" → "arm64-apple-macosx11.0"). LLVM takes a missing vendor for an unknown system.
+    """
+    parts = triple.split("-")
+    systems = ("linux", "windows", "macos", "darwin", "wasi", "freestanding", "freebsd", "netbsd", "openbsd")
+    if len(parts) < 2 or not parts[1].startswith(systems):
+        return triple
+    if parts[1].startswith(("macos", "darwin")):
+        name = "arm64" if parts[0] == "aarch64" else parts[0]
+        return f"{name}-apple-{'macosx11.0' if parts[1] == 'macos' else parts[1]}"
+    vendor = "pc" if parts[1].startswith("windows") else "unknown"
+    return "-".join([parts[0], vendor, *parts[1:]]).replace("freestanding", "unknown")
 
 
 def optimize(ir_text: str, target: TargetDescription, opt_level: int = 3, *, link: Sequence[str] = ()) -> str:
@@ -206,7 +226,12 @@ def _machine(triple: str, cpu: str, features: str, opt_level: int) -> Any:
     try:
         target = llvm.Target.from_triple(triple)
         machine = target.create_target_machine(
-            cpu=cpu, features=features, opt=opt_level, reloc="pic", codemodel="default"
+            cpu=cpu,
+            features=features,
+            opt=opt_level,
+            reloc="pic",
+            codemodel="default",
+            abiname="lp64d" if triple.startswith("riscv64") and "+d" in features.split(",") else "",
         )
     except RuntimeError as error:
         raise CodegenError(f"no code generator for target {triple!r}, cpu {cpu!r}: {error}") from None
