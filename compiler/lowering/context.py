@@ -1,0 +1,123 @@
+"""What every kernel's lowering works with: the loop builder, the buffers, and reading any value at any index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flambeau.compiler.dialects.graph.base import GraphOp
+from flambeau.compiler.ir.builder import LoopBuilder, Scope
+from flambeau.compiler.ir.core import Operation, Value
+from flambeau.compiler.ir.dims import Index, divide, minimum, product
+from flambeau.compiler.ir.types import TensorType
+from flambeau.compiler.lowering.elements import ElementBuilder, Scalar
+from flambeau.compiler.lowering.probe import element_of
+from flambeau.compiler.targets.machine import TargetDescription
+
+#: Less work than this (elements times cost) stays on the caller's thread.
+PARALLEL_WORK = 1 << 16
+
+
+class LoweringContext:
+    """One kernel under construction. `memory` holds the buffer of each value that has one."""
+
+    def __init__(self, b: LoopBuilder, e: ElementBuilder, target: TargetDescription) -> None:
+        self.b, self.e, self.target = b, e, target
+        self.memory: dict[Value, Value] = {}
+        #: Elements that are known without reading: (value) -> what gives the scalar for an index, or None.
+        self.overrides: dict[Value, Callable[[tuple[Index, ...]], Scalar | None]] = {}
+        self._memo: dict[tuple[Any, ...], tuple[Scalar, Scope]] = {}
+
+    @property
+    def lanes(self) -> int:
+        """Elements in a vector of 32-bit numbers."""
+        return max(4, self.target.vector_bits // 32)
+
+    def read(self, value: Value, index: tuple[Index, ...]) -> Scalar:
+        """The element of `value` at `index`: known, loaded, or computed here."""
+        override = self.overrides.get(value)
+        if override is not None:
+            known = override(index)
+            if known is not None:
+                return known
+        key = (value, index, self.b.lane, self.b.mask)
+        found = self._memo.get(key)
+        if found is not None and found[1].open:
+            return found[0]
+        scope = self.b._scopes[-1]
+        buffer = self.memory.get(value)
+        scalar = self.e.load(buffer, index) if buffer is not None else self.compute(value, index)
+        self._memo[key] = (scalar, scope)
+        return scalar
+
+    def compute(self, value: Value, index: tuple[Index, ...]) -> Scalar:
+        """The element by the operation's own element function, whether or not the value has a buffer."""
+        if value.owner is None:
+            raise KeyError(f"a value of type {value.type} has neither a buffer nor an operation")
+        scalar: Scalar = element_of(value, self.e, index, self.read)
+        return scalar
+
+    def forget(self) -> None:
+        """What was read before a store may be stale now."""
+        self._memo.clear()
+
+    def operand(self, operation: Operation, number: int) -> Callable[[tuple[Index, ...]], Scalar]:
+        """Reads elements of an operand."""
+        value = operation.operands[number]
+        return lambda index: self.read(value, tuple(index))
+
+    @contextmanager
+    def rows(self, extents: tuple[Index, ...], work: Index) -> Iterator[tuple[Index, ...]]:
+        """A loop over all positions in `extents`, parallel if `work` (elements times cost) is enough or unknown."""
+        count = product(extents)
+        if count == 1:
+            yield tuple(0 for _ in extents)
+            return
+        parallel = not isinstance(work, int) or work >= PARALLEL_WORK
+        with self.b.parallel(count) if parallel else self.b.for_(0, count) as loop:
+            yield decode(loop.index, extents)
+
+    def nest(self, extents: tuple[Index, ...], body: Callable[[tuple[Index, ...]], None]) -> None:
+        """Loops over all positions, innermost last."""
+
+        def go(axis: int, index: tuple[Index, ...]) -> None:
+            if axis == len(extents):
+                body(index)
+                return
+            if extents[axis] == 1:
+                go(axis + 1, (*index, 0))
+                return
+            with self.b.for_(0, extents[axis]) as loop:
+                go(axis + 1, (*index, loop.index))
+
+        go(0, ())
+
+    def spread(self, value: Value) -> Value:
+        """In vector code, the value with all lanes."""
+        return self.e._spread(value)
+
+
+def decode(position: Index, extents: tuple[Index, ...]) -> tuple[Index, ...]:
+    """A linear position as an index, row-major."""
+    index: list[Index] = []
+    for extent in reversed(extents[1:]):
+        position, rest = divide(position, extent)
+        index.append(rest)
+    if extents:
+        index.append(position)
+    return tuple(reversed(index))
+
+
+def tensor_of(value: Value) -> TensorType:
+    assert isinstance(value.type, TensorType)
+    return value.type
+
+
+def definition_of(operation: Operation) -> Any:
+    """The operation's definition, as the graph operation that it is."""
+    assert isinstance(operation.definition, GraphOp)
+    return operation.definition
+
+
+__all__ = ["LoweringContext", "decode", "definition_of", "minimum", "tensor_of"]

@@ -1,0 +1,120 @@
+"""Contraction kernels: the operation's description, bound to buffers and element functions, given to the template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from flambeau.compiler.ir.core import Operation, Value
+from flambeau.compiler.ir.dims import Dim, Index, Symbol, of_symbol, recombine
+from flambeau.compiler.lowering import contraction as template
+from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
+from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
+from flambeau.compiler.lowering.contraction_problem import Contraction, Operand, Plain
+from flambeau.compiler.lowering.elements import Scalar
+from flambeau.compiler.lowering.probe import Accessor
+from flambeau.compiler.schedule.cpu_contraction import CpuShape
+from flambeau.compiler.targets.machine import TargetDescription
+
+
+def cpu_shape(target: TargetDescription) -> CpuShape:
+    """What the contraction schedule needs of the target."""
+    return CpuShape(max(128, target.vector_bits), target.vector_registers, target.l1_bytes, target.l2_bytes)
+
+
+def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
+    """Scratch memory that the kernel needs."""
+    problem = _problem(ctx, operation, LoopEmitter(ctx.b, ctx.e.half), None)
+    return template.workspace_elements(problem, cpu_shape(ctx.target)) * problem.accumulator.itemsize
+
+
+def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Value | None) -> None:
+    """Emit a `dot_general` or a `convolution`."""
+    emitter = LoopEmitter(ctx.b, ctx.e.half)
+    problem = _problem(ctx, operation, emitter, ctx.memory[operation.results[0]])
+    template.emit(emitter, problem, cpu_shape(ctx.target), workspace)
+
+
+def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter, target: Value | None) -> Contraction:
+    lhs, rhs = (tensor_of(v) for v in operation.operands)
+    d = definition_of(operation).contraction(lhs, rhs)
+    left, right = operation.operands[d.operands[0]], operation.operands[d.operands[1]]
+    result = tensor_of(operation.results[0])
+    e = ctx.e
+
+    def load_a(_: Any, batch: Sequence[Index], m: Index, k: Index) -> Value:
+        x = d.lhs_element(e, Accessor(left, ctx.read), batch, m, k)
+        return ctx.spread(e.convert(x, d.accumulator).value)
+
+    def load_b(_: Any, batch: Sequence[Index], n: Index, k: Index) -> Value:
+        x = d.rhs_element(e, Accessor(right, ctx.read), batch, k, n)
+        return ctx.spread(e.convert(x, d.accumulator).value)
+
+    def store(_: Any, batch: Sequence[Index], m: Index, n: Index, value: Value) -> None:
+        assert target is not None
+        e.store(e.convert(Scalar(value, d.accumulator), result.element), target, d.result_index(batch, m, n))
+
+    a = _operand(ctx, left, load_a, d.lhs_index, (d.m, d.k), d.batch)
+    b = _operand(
+        ctx, right, load_b, None if d.rhs_index is None else lambda bt, n, k: d.rhs_index(bt, k, n), (d.n, d.k), d.batch
+    )
+    place = _strides(result.shape, d.result_index, (d.m, d.n), d.batch)
+    partial = None
+    if target is not None and place is not None and place[1] == 1 and result.element is d.accumulator:
+        partial = Plain(target, result.element, d.result_index, place[0] == 1, True)
+    contiguous = place is not None and place[1] == 1
+    return Contraction(d.batch, d.m, d.n, d.k, d.accumulator, a, b, store, partial, d.inner, contiguous)
+
+
+def _operand(
+    ctx: LoweringContext, value: Value, load: Any, index: Any, extents: tuple[Index, Index], batch: tuple[Index, ...]
+) -> Operand:
+    """`plain` where the operand simply lies in memory with a unit stride somewhere."""
+    buffer = ctx.memory.get(value)
+    type = tensor_of(value)
+    strides = None if index is None else _strides(type.shape, index, extents, batch)
+    if strides is None or buffer is None:
+        return Operand(load)
+    along: Literal["", "row", "depth"] = "row" if strides[0] == 1 else "depth" if strides[1] == 1 else ""
+    if not along:
+        return Operand(load)
+    return Operand(load, Plain(buffer, type.element, index, strides[0] == 1, strides[1] == 1), along)
+
+
+def _strides(
+    shape: Sequence[Index], index: Any, extents: tuple[Index, Index], batch: tuple[Index, ...]
+) -> tuple[Index, Index] | None:
+    """Memory strides of the two positions, if the element's offset is linear in both; 1 for an extent of 1."""
+    row, column = (Symbol(name, 0, extent - 1, 0) for name, extent in zip("rc", extents, strict=True))
+    at_row: Index = of_symbol(row)
+    at_column: Index = of_symbol(column)
+    batches = [of_symbol(Symbol(f"b{i}", 0, extent - 1, 0)) for i, extent in enumerate(batch)]
+    offset: Index = 0
+    for size, position in zip(shape, index(batches, at_row, at_column), strict=True):
+        offset = offset * size + position
+    offset = recombine(offset)  # a position split into digits and put together again is linear
+    strides: list[Index] = []
+    for symbol, extent in ((row, extents[0]), (column, extents[1])):
+        if extent == 1:
+            strides.append(1)
+            continue
+        stride = _coefficient(offset, symbol)
+        if stride is None:
+            return None
+        strides.append(stride)
+    return strides[0], strides[1]
+
+
+def _coefficient(offset: Index, symbol: Symbol) -> Index | None:
+    """What `symbol` is multiplied by in `offset`; None if it occurs in any other way."""
+    if isinstance(offset, int):
+        return 0
+    total: Index = 0
+    for monomial, coefficient in offset.terms.items():
+        plain = [a for a in monomial if a is symbol]
+        rest = [a for a in monomial if a is not symbol]
+        if any(not isinstance(a, Symbol) and symbol in Dim({(a,): 1}).symbols() for a in rest) or len(plain) > 1:
+            return None
+        if plain:
+            total = total + Dim({tuple(rest): coefficient}) if rest else total + coefficient
+    return total

@@ -1,0 +1,82 @@
+"""Every knob, typed. The only place that reads the environment: each field is set by ``FLAMBEAU_<NAME>``, by
+`configure`, or for a while by the context manager `override`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Options:
+    """What users may set.
+
+    - `eager`: evaluate each operation at once, for debugging;
+    - `debug`: 0 silent, 1 compilations and why, 2 also kernels, 3 also verification between passes, 4 also timings;
+    - `dump`: folder that receives the text of every stage ("" for none);
+    - `cache_dir`: folder of the persistent cache ("" for the platform's own; "off" for none);
+    - `num_threads`: threads of parallel loops (0: all that the process may use);
+    - `opt_level`: LLVM's optimisation level, 0 to 3;
+    - `tune`: measure schedules instead of computing them.
+    """
+
+    eager: bool = False
+    debug: int = 0
+    dump: str = ""
+    cache_dir: str = ""
+    num_threads: int = 0
+    opt_level: int = 3
+    tune: bool = False
+
+
+def _from_environment() -> Options:
+    given: dict[str, Any] = {}
+    for field in fields(Options):
+        text = os.environ.get(f"FLAMBEAU_{field.name.upper()}")
+        if text is not None:
+            given[field.name] = _parsed(field.name, str(field.type), text)
+    return Options(**given)
+
+
+def _parsed(name: str, kind: str, text: str) -> Any:
+    if kind == "str":
+        return text
+    if kind == "bool":
+        if text.lower() in ("1", "true", "yes", "on"):
+            return True
+        if text.lower() in ("0", "false", "no", "off", ""):
+            return False
+        raise ValueError(f"FLAMBEAU_{name.upper()}: expected 0 or 1, got {text!r}")
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"FLAMBEAU_{name.upper()}: expected an integer, got {text!r}") from None
+
+
+_current = _from_environment()
+
+
+def options() -> Options:
+    """The options in force."""
+    return _current
+
+
+def configure(**changes: Any) -> None:
+    """Change options for the rest of the process. TypeError for an unknown name."""
+    global _current
+    _current = replace(_current, **changes)
+
+
+@contextmanager
+def override(**changes: Any) -> Iterator[Options]:
+    """Change options inside the ``with`` block."""
+    global _current
+    saved = _current
+    _current = replace(saved, **changes)
+    try:
+        yield _current
+    finally:
+        _current = saved

@@ -1,0 +1,187 @@
+"""The stages from a graph to machine code, in one list; everybody who compiles walks this road.
+
+`STAGES` names the dump files, the documentation pages, the command line's ``--stop-after`` and the timing report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flambeau.compiler.dialects.graph.constants import Constant
+from flambeau.compiler.diagnostics import CompilationError
+from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild
+from flambeau.compiler.ir.dims import Dim, Index, Symbol, evaluate
+from flambeau.compiler.lowering.context import tensor_of
+from flambeau.compiler.lowering.kernels import LoweredKernel, lower_kernel, symbols_of
+from flambeau.compiler.passes.decompose import decompose
+from flambeau.compiler.passes.fuse import Program, fuse
+from flambeau.compiler.passes.plan import MemoryPlan, byte_size, plan
+from flambeau.compiler.passes.simplify import simplify
+from flambeau.compiler.targets.cpu import emit_ir
+from flambeau.compiler.targets.entry import EntryCall, EntryCopy, Place, emit_entry
+from flambeau.compiler.targets.machine import TargetDescription, emit_object, host_target
+
+#: Name and one line each; in order.
+STAGES: tuple[tuple[str, str], ...] = (
+    ("trace", "Python calls become a graph"),
+    ("autodiff", "derivatives are added to the graph"),
+    ("simplify", "folding, sharing, composites into primitives"),
+    ("fuse", "the graph is cut into kernels"),
+    ("loops", "kernels become loops over memory"),
+    ("plan", "buffers get places in one arena"),
+    ("llvm", "loops become LLVM IR"),
+    ("object", "LLVM IR becomes machine code"),
+)
+
+ENTRY = "flambeau_entry"
+
+
+@dataclass
+class Compilation:
+    """Everything that compiling a graph made, stage by stage. `seconds` by stage."""
+
+    graph: Graph
+    target: TargetDescription
+    simplified: Graph | None = None
+    constants: tuple[np.ndarray[Any, Any], ...] = ()
+    program: Program | None = None
+    kernels: dict[str, LoweredKernel] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    memory: MemoryPlan | None = None
+    symbols: tuple[Symbol, ...] = ()
+    llvm: str = ""
+    object_code: bytes = b""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def size_of(self, expression: Index) -> Callable[[Sequence[int]], int]:
+        """A function from the symbols' values to the value of a size."""
+        if isinstance(expression, int):
+            number = expression
+            return lambda dims: number
+        names = [s.name for s in self.symbols]
+        return lambda dims: evaluate(expression, dict(zip(names, dims, strict=True)))
+
+
+def compile_stages(
+    graph: Graph, target: TargetDescription | None = None, *, stop_after: str = "object", opt_level: int = 3, entry: str = ENTRY
+) -> Compilation:
+    """Run the stages on `graph` for `target` (this machine if None), up to and including `stop_after`."""
+    names = [name for name, _ in STAGES]
+    if stop_after not in names:
+        raise CompilationError(f"there is no stage {stop_after!r}; there are {', '.join(names)}")
+    c = Compilation(graph, target or host_target())
+    for name in names[2 : names.index(stop_after) + 1]:
+        started = time.perf_counter()
+        _RUN[name](c, opt_level, entry)
+        c.seconds[name] = time.perf_counter() - started
+    return c
+
+
+def _simplify(c: Compilation, opt_level: int, entry: str) -> None:
+    graph = simplify(decompose(simplify(c.graph)))
+    c.simplified, c.constants = _hoist_constants(graph)
+    c.symbols = symbols_of([tensor_of(p) for p in c.graph.parameters])
+
+
+def _hoist_constants(graph: Graph) -> tuple[Graph, tuple[np.ndarray[Any, Any], ...]]:
+    """Tensors of literal data become parameters, which executables keep; splats stay, since code makes them."""
+    arrays: list[np.ndarray[Any, Any]] = []
+    parameters: list[Value] = []
+    found: dict[Any, Value] = {}
+
+    def replace(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
+        definition = operation.definition
+        if not isinstance(definition, Constant) or definition.value.splat is not None or definition.value.array.size == 0:
+            return None
+        if definition not in found:
+            found[definition] = Value(operation.results[0].type)
+            parameters.append(found[definition])
+            arrays.append(definition.value.array)
+        return (found[definition],)
+
+    rebuilt = rebuild(graph, replace)
+    return Graph([*rebuilt.parameters, *parameters], rebuilt.results, rebuilt.name), tuple(arrays)
+
+
+def _fuse(c: Compilation, opt_level: int, entry: str) -> None:
+    assert c.simplified is not None
+    graph = c.simplified
+    computed = list(dict.fromkeys(r for r in graph.results if r not in set(graph.parameters)))
+    c.program = fuse(Graph(graph.parameters, computed, graph.name))
+
+
+def _loops(c: Compilation, opt_level: int, entry: str) -> None:
+    assert c.program is not None
+    known: dict[Any, str] = {}
+    names = []
+    for call in c.program.calls:
+        key = call.kernel.key()
+        if key not in known:
+            name = f"kernel{len(known)}"
+            known[key] = name
+            c.kernels[name] = lower_kernel(call.kernel, name, c.target)
+        names.append(known[key])
+    c.names = tuple(names)
+
+
+def _plan(c: Compilation, opt_level: int, entry: str) -> None:
+    assert c.program is not None
+    c.memory = plan(c.program, [c.kernels[name].workspace for name in c.names])
+
+
+def _llvm(c: Compilation, opt_level: int, entry: str) -> None:
+    assert c.program is not None and c.memory is not None and c.simplified is not None
+    arguments: dict[Value, int] = {p: i for i, p in enumerate(c.simplified.parameters)}
+    count = len(arguments)
+    copies = []
+    for number, result in enumerate(c.simplified.results):
+        if result in arguments:
+            copies.append(EntryCopy(arguments[result], count + number, byte_size(result)))
+        else:
+            arguments[result] = count + number
+    calls = []
+    for call, name, workspace in zip(c.program.calls, c.names, c.memory.workspaces, strict=True):
+        places = tuple(
+            Place(arguments[v]) if v in arguments else Place(None, c.memory.offsets[v]) for v in (*call.operands, *call.results)
+        )
+        calls.append(EntryCall(name, places, workspace, c.kernels[name].symbols))
+    functions: list[Operation] = []
+    seen: set[str] = set()
+    for kernel in c.kernels.values():
+        for function in kernel.functions:
+            symbol: str = function.definition.sym_name  # type: ignore[attr-defined]
+            if symbol not in seen:
+                seen.add(symbol)
+                functions.append(function)
+    c.llvm = emit_ir(functions, c.target) + "\n" + emit_entry(entry, c.symbols, calls, copies)
+
+
+def _object(c: Compilation, opt_level: int, entry: str) -> None:
+    c.object_code = emit_object(c.llvm, c.target, opt_level)
+
+
+_RUN: dict[str, Callable[[Compilation, int, str], None]] = {
+    "simplify": _simplify,
+    "fuse": _fuse,
+    "loops": _loops,
+    "plan": _plan,
+    "llvm": _llvm,
+    "object": _object,
+}
+
+
+def fingerprint(graph: Graph) -> str:
+    """A digest of the graph's structure, the same in every process; part of cache keys."""
+    return hashlib.blake2b(repr(graph.key()).encode(), digest_size=20).hexdigest()
+
+
+def unknown_symbols(graph: Graph) -> set[Symbol]:
+    """Symbols of results that no parameter's shape determines."""
+    given = set(symbols_of([tensor_of(p) for p in graph.parameters]))
+    return {s for r in graph.results for d in tensor_of(r).shape if isinstance(d, Dim) for s in d.symbols()} - given

@@ -1,0 +1,118 @@
+"""The entry function of an executable, as LLVM IR: fetches pointers and sizes, and calls the kernels in order.
+
+Its signature is the runtime's (`flambeau.runtime.abi`): ``i32 (ptr args, ptr dims, ptr arena, ptr pool)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flambeau.compiler.ir.dims import Compound, Index, Symbol
+
+
+@dataclass(frozen=True)
+class EntryCall:
+    """One kernel call: its name, where each buffer is, the workspace's place, and the sizes that it takes."""
+
+    kernel: str
+    buffers: tuple[Place, ...]
+    workspace: Index | None
+    symbols: tuple[Symbol, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a buffer is: argument number `argument`, or `offset` bytes into the arena."""
+
+    argument: int | None
+    offset: Index = 0
+
+
+@dataclass(frozen=True)
+class EntryCopy:
+    """`size` bytes from one argument to another."""
+
+    source: int
+    target: int
+    size: Index
+
+
+class _Writer:
+    def __init__(self, symbols: Sequence[Symbol], attributes: str) -> None:
+        self.lines: list[str] = []
+        self.count = 0
+        self.attributes = attributes
+        self.dims: dict[Symbol, str] = {}
+        for number, symbol in enumerate(symbols):
+            address = self.define(f"getelementptr i64, ptr %dims, i64 {number}")
+            self.dims[symbol] = self.define(f"load i64, ptr {address}")
+        self.arguments: dict[int, str] = {}
+
+    def define(self, text: str) -> str:
+        self.count += 1
+        name = f"%t{self.count}"
+        self.lines.append(f"  {name} = {text}")
+        return name
+
+    def argument(self, number: int) -> str:
+        found = self.arguments.get(number)
+        if found is None:
+            address = self.define(f"getelementptr ptr, ptr %args, i64 {number}")
+            found = self.arguments[number] = self.define(f"load ptr, ptr {address}")
+        return found
+
+    def number(self, expression: Index) -> str:
+        if isinstance(expression, int):
+            return str(expression)
+        total = ""
+        for monomial, coefficient in expression.terms.items():
+            product = str(coefficient)
+            for atom in monomial:
+                product = self.define(f"mul i64 {product}, {self.atom(atom)}")
+            total = self.define(f"add i64 {total}, {product}") if total else product
+        return total
+
+    def atom(self, atom: Symbol | Compound) -> str:
+        if isinstance(atom, Symbol):
+            return self.dims[atom]
+        a, b = self.number(atom.a), self.number(atom.b)
+        if atom.kind in ("floordiv", "mod"):
+            return self.define(f"{'udiv' if atom.kind == 'floordiv' else 'urem'} i64 {a}, {b}")
+        test = self.define(f"icmp {'sgt' if atom.kind == 'max' else 'slt'} i64 {a}, {b}")
+        return self.define(f"select i1 {test}, i64 {a}, i64 {b}")
+
+    def arena(self, offset: Index) -> str:
+        return self.define(f"getelementptr i8, ptr %arena, i64 {self.number(offset)}")
+
+    def place(self, place: Place) -> str:
+        return self.argument(place.argument) if place.argument is not None else self.arena(place.offset)
+
+
+def emit_entry(
+    name: str,
+    symbols: Sequence[Symbol],
+    calls: Sequence[EntryCall],
+    copies: Sequence[EntryCopy] = (),
+    attributes: str = "",
+) -> str:
+    """LLVM IR text of the entry; the kernels are functions of the same module."""
+    w = _Writer(symbols, attributes)
+    for call in calls:
+        operands = [f"ptr {w.place(p)}" for p in call.buffers]
+        operands.append(f"ptr {w.arena(call.workspace)}" if call.workspace is not None else "ptr null")
+        operands.append("ptr %pool")
+        operands.extend(f"i64 {w.dims[s]}" for s in call.symbols)
+        w.lines.append(f"  call void @{call.kernel}({', '.join(operands)})")
+    for copy in copies:
+        source, target = w.argument(copy.source), w.argument(copy.target)
+        w.lines.append(
+            f"  call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}, i64 {w.number(copy.size)}, i1 false)"
+        )
+    body = "\n".join(w.lines)
+    declare = "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)\n\n" if copies else ""
+    return (
+        f"{declare}define i32 @{name}(ptr %args, ptr %dims, ptr %arena, ptr %pool) {attributes} {{\n{body}\n  ret i32 0\n}}\n"
+    )
+
+

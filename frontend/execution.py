@@ -1,0 +1,89 @@
+"""From a graph to something that runs in this process: compiles, loads, and calls with buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flambeau.compiler.ir.core import Graph
+from flambeau.compiler.ir.dims import Dim, evaluate
+from flambeau.compiler.lowering.context import tensor_of
+from flambeau.compiler.lowering.kernels import symbols_of
+from flambeau.compiler.options import options
+from flambeau.compiler.passes.plan import byte_size
+from flambeau.compiler.pipeline import ENTRY, Compilation, compile_stages
+from flambeau.runtime import threads
+from flambeau.runtime.buffer import Buffer, as_numpy, from_numpy
+from flambeau.runtime.engine import default_engine
+from flambeau.runtime.executor import Executor
+
+
+class Executable:
+    """A compiled graph. Calling it with buffers (in the parameters' order) gives the results' buffers.
+
+    `dims` are the values of `symbols`, the graph's symbolic dimensions.
+    """
+
+    __slots__ = ("compilation", "executor", "symbols", "_constants", "_constant_buffers", "_dim_sources")
+
+    def __init__(self, compilation: Compilation) -> None:
+        c = self.compilation = compilation
+        assert c.simplified is not None and c.memory is not None
+        module = default_engine().add_object(c.object_code, symbols=threads.native_symbols(), exports=[ENTRY])
+        self.symbols = c.symbols
+        sizes = [byte_size(r) for r in c.simplified.results]
+        functions = [c.size_of(s) for s in sizes]
+        static = all(isinstance(s, int) for s in sizes)
+        arena = c.memory.size
+        self.executor = Executor(
+            module.address(ENTRY),
+            len(c.simplified.parameters),
+            [int(s) for s in sizes if isinstance(s, int)] if static else lambda dims: [f(dims) for f in functions],
+            arena if isinstance(arena, int) else c.size_of(arena),
+            n_dims=len(self.symbols),
+            n_outputs=len(sizes),
+            keep=module,
+        )
+        self._constant_buffers = [from_numpy(a) for a in c.constants]
+        self._constants = [b.ptr for b in self._constant_buffers]
+        self._dim_sources = [_source(c.graph, i) for i in range(len(self.symbols))] if self.symbols else []
+
+    def __call__(self, inputs: Sequence[Buffer], dims: Sequence[int] = ()) -> list[Buffer]:
+        return self.executor.run([b.ptr for b in inputs] + self._constants, dims)
+
+    def dims_of(self, shapes: Sequence[tuple[int, ...]]) -> list[int]:
+        """The symbols' values from the parameters' concrete shapes."""
+        return [shapes[parameter][axis] for parameter, axis in self._dim_sources]
+
+
+def _source(graph: Graph, number: int) -> tuple[int, int]:
+    """Which parameter's axis gives symbol `number`. ValueError if none has it alone."""
+    symbol = symbols_of([tensor_of(p) for p in graph.parameters])[number]
+    for p, parameter in enumerate(graph.parameters):
+        for axis, extent in enumerate(tensor_of(parameter).shape):
+            if isinstance(extent, Dim) and extent.terms == {(symbol,): 1}:
+                return p, axis
+    raise ValueError(f"no parameter has the symbolic dimension {symbol} as an axis of its own")
+
+
+def compile_graph(graph: Graph) -> Executable:
+    """Compile `graph` for this machine and load it."""
+    return Executable(compile_stages(graph, opt_level=options().opt_level))
+
+
+def run_graph(graph: Graph, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+    """Compile and run once, NumPy in and out."""
+    executable = compile_graph(graph)
+    inputs = [np.ascontiguousarray(a, tensor_of(p).element.numpy) for a, p in zip(arrays, graph.parameters, strict=True)]
+    dims = executable.dims_of([a.shape for a in arrays])
+    outputs = executable([from_numpy(a) for a in inputs], dims)
+    names = {s.name: d for s, d in zip(executable.symbols, dims, strict=True)}
+    return [_view(o, tensor_of(r), names) for o, r in zip(outputs, graph.results, strict=True)]
+
+
+def _view(buffer: Buffer, type: Any, names: dict[str, int]) -> np.ndarray[Any, Any]:
+    shape = tuple(evaluate(d, names) for d in type.shape)
+    return as_numpy(buffer, type.element.numpy, shape)
+
