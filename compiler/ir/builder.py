@@ -8,6 +8,7 @@ meets a vector. The scalar arithmetic (`compiler.ir.scalar_builder`) also satisf
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -103,6 +104,8 @@ class LoopBuilder(MemoryBuilder):
         scalar = type.element if isinstance(type, VectorType) else type
         is_float = isinstance(scalar, ElementType) and scalar.is_float
         number: float | int = float(value) if is_float else int(value)
+        if number != number:
+            number = math.nan  # one object, so that definitions with NaN are interned
         key = (type, repr(number))
         found = self._constants.get(key)
         if found is None:
@@ -131,12 +134,13 @@ class LoopBuilder(MemoryBuilder):
         noalias: Sequence[bool] | None = None,
         internal: bool = False,
         inline: bool = False,
+        alignment: int = 64,
     ) -> Iterator[Function]:
         """A function; end a function with results by `return_`.
 
         `dims`: shape symbols, each bound to one more parameter of type index, after the others. `pool` names the
         pointer parameter on which `parallel` runs its bodies. `noalias` (default: all) says which memrefs
-        overlap no other.
+        overlap no other; `alignment` is that of all of them.
         Functions may be made inside one another (they are separate in the module).
         """
         saved = {k: v for k, v in self.__dict__.items() if k not in ("functions", "exact_fma")}
@@ -155,9 +159,11 @@ class LoopBuilder(MemoryBuilder):
             self.bind(symbol, value)
         if pool is not None:
             self._pool = function[pool]
-        aliasing = tuple(noalias) if noalias is not None else tuple(isinstance(t, MemRefType) for t in types)
+        if noalias is None:
+            noalias = [isinstance(t, MemRefType) for t in arg_types]
+        aliasing = (*noalias, *[False] * len(symbols))
         definition = func.Func(
-            name, FunctionType.get(types, tuple(results)), tuple(names), aliasing, internal, inline
+            name, FunctionType.get(types, tuple(results)), tuple(names), aliasing, internal, inline, alignment
         )
         try:
             yield function

@@ -68,7 +68,7 @@ def warp_reduce(b: LoopBuilder, value: Value, combine: Combine) -> Value:
 def block_reduce(
     b: LoopBuilder, value: Value, element: ElementType, identity: Value, combine: Combine
 ) -> Value:
-    """`value` combined over the block, in each of its threads. All of them must call it; in the same order every time."""
+    """`value` combined over the block, in each of its threads. All of them must call it."""
     partial = b.shared((WARP,), element)
     position = thread(b)
     warps = block_size(b) // WARP

@@ -39,7 +39,15 @@ class Module:
         for name, content in (constants or {}).items():
             data = "".join(f"\\{byte:02X}" for byte in content)
             self.globals[name] = f'@{name} = internal constant [{len(content)} x i8] c"{data}", align 64'
+        emitted: set[str] = set()
         for function in functions:
+            definition: Any = function.definition
+            if definition.sym_name in emitted:
+                # Library functions are the same whichever kernel brought them.
+                if definition.inline:
+                    continue
+                raise CompilationError(f"two functions of a module are called {definition.sym_name}")
+            emitted.add(definition.sym_name)
             Body(self, function.definition.sym_name).function(function)  # type: ignore[attr-defined]
         attributes = [
             f"attributes #0 = {{ nounwind {self.attributes} }}",

@@ -1,11 +1,12 @@
 """CUDA code: loop-level functions to PTX text, through LLVM's NVPTX back end.
 
-A kernel is an ordinary loop-level function that asks for its position in the grid (`gpu.thread_id`, ...). Its memrefs are
-buffers in global memory; `schedule.cuda` has the loops over a grid and the reductions over a block.
+A kernel is an ordinary loop-level function that asks for its position in the grid (`gpu.thread_id`, ...). Its memrefs
+are buffers in global memory; `schedule.cuda` has the loops over a grid and the reductions over a block.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from flambeau.compiler.diagnostics import CompilationError
@@ -16,23 +17,23 @@ from flambeau.compiler.targets.scalars import NVPTX
 
 TRIPLE = "nvptx64-nvidia-cuda"
 
-#: Least PTX version that knows an architecture; others take the newest below them.
-_PTX_VERSIONS = {70: 60, 75: 63, 80: 70, 86: 71, 89: 78, 90: 80, 100: 86, 120: 87}
+#: What LLVM knows. It ends the process on combinations that it does not, so nothing else gets there.
+_ARCHITECTURES = re.compile(r"sm_(70|72|75|80|86|87|89|90a?|100[af]?|103[af]?|120[af]?|121[af]?)")
 
 
 def gpu_target(architecture: str = "sm_80") -> TargetDescription:
-    """The target of a compute capability ("sm_80"). CompilationError for those before sm_70."""
-    digits = "".join(c for c in architecture.removeprefix("sm_") if c.isdigit())
-    if not architecture.startswith("sm_") or not digits or int(digits) < 70:
-        raise CompilationError(f"CUDA code needs compute capability sm_70 or newer, got {architecture!r}")
-    version = max(v for capability, v in _PTX_VERSIONS.items() if capability <= int(digits))
-    return cross_target(TRIPLE, architecture, f"+ptx{version}")
+    """The target of a compute capability ("sm_80"), with the oldest PTX version that knows it.
+
+    CompilationError for those that LLVM does not know and those before sm_70.
+    """
+    if not _ARCHITECTURES.fullmatch(architecture):
+        raise CompilationError(f"CUDA code needs a compute capability from sm_70 on, got {architecture!r}")
+    return cross_target(TRIPLE, architecture)
 
 
 def emit_ir(functions: Sequence[Operation], target: TargetDescription) -> str:
     """The LLVM module of these functions; those that are not internal are kernels."""
-    attributes = f'"target-cpu"="{target.cpu}" "target-features"="{target.features}"'
-    module = new_module(NVPTX, attributes, "ptx_kernel ")
+    module = new_module(NVPTX, f'"target-cpu"="{target.cpu}"', "ptx_kernel ")
     head = f'target datalayout = "{target.data_layout}"\ntarget triple = "{target.triple}"\n'
     return head + module.emit(functions)
 

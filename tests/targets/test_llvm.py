@@ -128,7 +128,7 @@ def test_globals_inside_the_module():
 
 def test_memory_overlap_is_the_callers_word():
     b = LoopBuilder()
-    with b.function("f", [memref((4,), f32)] * 2, ["x", "y"], noalias=[True, False]):
+    with b.function("f", [memref((4,), f32)] * 2, ["x", "y"], noalias=[True, False], dims=[N]):
         pass
     head = next(
         line for line in emit_ir(b.functions, host_target()).splitlines() if line.startswith("define")
@@ -182,3 +182,31 @@ def test_an_external_function_is_declared_and_called():
         b.call("observe", [b.index_cast(b.index(loop.index * 5), i64)])
     compiled(b, "f", symbols={"observe": ctypes.cast(callback, ctypes.c_void_p).value})()
     assert seen == [0, 5, 10]
+
+
+def test_kernels_made_apart_share_library_functions():
+    """Each kernel brings the functions it needs; a module has them once."""
+    functions = []
+    for name in ("a", "b"):
+        b = LoopBuilder()
+        e = ElementBuilder(b)
+        with b.function(name, [memref((4,), f32)], ["x"]) as f:
+            e.store(e.math("exp", e.load(f["x"], [0])), f["x"], [1])
+        functions += b.functions
+    assert emit_ir(functions, host_target()).count("define internal") == 1
+    with pytest.raises(CompilationError, match="two functions of a module are called a"):
+        emit_ir([functions[1], functions[1]], host_target())
+
+
+def test_nan_constants_are_one():
+    b, other = LoopBuilder(), LoopBuilder()
+    with b.function("f", []), other.function("f", []):
+        values = [c.constant(f32, float("nan")) for c in (b, other)]
+    assert values[0].owner.definition is values[1].owner.definition
+
+
+def test_alignment_of_parameters():
+    b = LoopBuilder()
+    with b.function("f", [memref((4,), f32)], ["x"], alignment=4):
+        pass
+    assert "ptr noalias nocapture nonnull align 4 %x" in emit_ir(b.functions, host_target())

@@ -79,5 +79,5 @@ then55:
 join57:
   ret void
 }
-attributes #0 = { nounwind "target-cpu"="sm_80" "target-features"="+ptx70" }
-attributes #1 = { nounwind alwaysinline "target-cpu"="sm_80" "target-features"="+ptx70" }
+attributes #0 = { nounwind "target-cpu"="sm_80" }
+attributes #1 = { nounwind alwaysinline "target-cpu"="sm_80" }

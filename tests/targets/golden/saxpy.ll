@@ -30,5 +30,5 @@ body9:
 exit10:
   ret void
 }
-attributes #0 = { nounwind "target-cpu"="sm_80" "target-features"="+ptx70" }
-attributes #1 = { nounwind alwaysinline "target-cpu"="sm_80" "target-features"="+ptx70" }
+attributes #0 = { nounwind "target-cpu"="sm_80" }
+attributes #1 = { nounwind alwaysinline "target-cpu"="sm_80" }
