@@ -1,6 +1,14 @@
 """Tensor operations, one family a file. Importing this package registers all of them."""
 
+from flambeau.compiler.dialects.graph import comparison_logic as comparison_logic
+from flambeau.compiler.dialects.graph import constants as constants
 from flambeau.compiler.dialects.graph import contraction as contraction
 from flambeau.compiler.dialects.graph import convolution as convolution
+from flambeau.compiler.dialects.graph import indexing as indexing
+from flambeau.compiler.dialects.graph import pointwise_arithmetic as pointwise_arithmetic
+from flambeau.compiler.dialects.graph import pointwise_math as pointwise_math
 from flambeau.compiler.dialects.graph import random_bits as random_bits
 from flambeau.compiler.dialects.graph import reduce_window as reduce_window
+from flambeau.compiler.dialects.graph import reduction as reduction
+from flambeau.compiler.dialects.graph import shape as shape
+from flambeau.compiler.dialects.graph import sorting as sorting

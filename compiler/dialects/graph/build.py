@@ -621,19 +621,25 @@ def one_hot(index: Value, classes: Index, element: ElementType) -> Value:
 def dot_general(
     x: Value,
     y: Value,
-    lhs_batching: Sequence[int] = (),
-    rhs_batching: Sequence[int] = (),
-    lhs_contracting: Sequence[int] = (),
-    rhs_contracting: Sequence[int] = (),
+    contracting: tuple[Sequence[int], Sequence[int]],
+    batch: tuple[Sequence[int], Sequence[int]] = ((), ()),
 ) -> Value:
     """Batched contraction; the result's axes are batch, the free axes of `x`, the free axes of `y`."""
-    axes = (tuple(lhs_batching), tuple(rhs_batching), tuple(lhs_contracting), tuple(rhs_contracting))
-    names = ("lhs_batching", "rhs_batching", "lhs_contracting", "rhs_contracting")
-    return make(op("dot_general", **dict(zip(names, axes))), x, y)
+    return make(
+        op(
+            "dot_general",
+            lhs_batching_dimensions=tuple(batch[0]),
+            rhs_batching_dimensions=tuple(batch[1]),
+            lhs_contracting_dimensions=tuple(contracting[0]),
+            rhs_contracting_dimensions=tuple(contracting[1]),
+        ),
+        x,
+        y,
+    )
 
 
 def matmul(x: Value, y: Value) -> Value:
     """Matrix product over the last two axes; leading axes are batch axes and must be equal."""
     rank = type_of(x).rank
     lead = tuple(range(rank - 2))
-    return dot_general(x, y, lead, lead, (rank - 1,), (rank - 2,))
+    return dot_general(x, y, ((rank - 1,), (rank - 2,)), (lead, lead))
