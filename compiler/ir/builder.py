@@ -216,13 +216,14 @@ class LoopBuilder(MemoryBuilder):
         step: Position = 1,
         init: Sequence[Value] = (),
         *,
-        vectorize: bool = False,
+        vectorize: bool = True,
         independent: bool = False,
         unroll: int = 0,
     ) -> Iterator[Loop]:
         """`scf.for`. A body with carried values must end in `loop.yield_`; afterwards `loop.results` has them.
 
         `independent`: no iteration reads what another writes (LLVM then needs no alias checks to vectorise).
+        `vectorize=False`: LLVM leaves the loop scalar. `unroll`: a factor, 0 if LLVM decides, 1 for never.
         """
         operands = (self.index(low), self.index(high), self.index(step), *init)
         with self._block([index_type, *[v.type for v in init]]) as scope:

@@ -77,8 +77,8 @@ def _call(body: Body, operation: Operation, definition: func.Call) -> None:
 def _loop_hints(body: Body, definition: scf.For, group: str | None) -> str:
     """`!llvm.loop` metadata for the hints, or nothing."""
     properties = []
-    if definition.vectorize:
-        properties.append('!{!"llvm.loop.vectorize.enable", i1 true}')
+    if not definition.vectorize:
+        properties.append('!{!"llvm.loop.vectorize.enable", i1 false}')
     if definition.unroll == 1:
         properties.append('!{!"llvm.loop.unroll.disable"}')
     elif definition.unroll > 1:

@@ -53,7 +53,7 @@ def random(shape, dtype=np.float32, seed=0):
 def test_saxpy_with_a_symbolic_size(independent):
     b = new_builder()
     with b.function("saxpy", [f32, memref((N,), f32), memref((N,), f32)], ["a", "x", "y"], dims=[N]) as f:
-        with b.for_(0, N, vectorize=True, independent=independent) as loop:
+        with b.for_(0, N, independent=independent) as loop:
             x, y = b.load(f["x"], [loop.index]), b.load(f["y"], [loop.index])
             b.store(b.fadd(b.fmul(f["a"], x), y), f["y"], [loop.index])
     run = compiled(b, "saxpy")

@@ -197,7 +197,7 @@ def run(
     write = into_buffer(executor, result, acc)
 
     def store(b: Any, at: Any, i: Any, j: Any, value: Any) -> None:
-        if not vector_store:
+        if not vector_store or "N" not in symbolic and n == 1:
             assert np.ndim(value) == 0
         write(b, at, i, j, value + executor.load(offsets, (j,)) if bias else value)
 

@@ -38,7 +38,7 @@ def softplus(fma: bool, f16_instructions: bool) -> LoopBuilder:
         b.function("softplus", arguments, ["pool", "x", "y"], dims=[N], pool="pool") as f,
         b.parallel(N) as row,
     ):
-        with b.for_(0, 64, vectorize=True, independent=True) as column:
+        with b.for_(0, 64, independent=True) as column:
             x = e.convert(e.load(f["x"], [row.index, column.index]), f32)
             y = e.math("log1p", e.math("exp", x))
             e.store(e.convert(y, bf16), f["y"], [row.index, column.index])
@@ -86,9 +86,9 @@ def test_only_the_entry_is_visible():
 def test_hints_become_loop_metadata():
     b = LoopBuilder()
     with b.function("f", [memref((N,), f32)], ["x"], dims=[N]) as f:
-        with b.for_(0, N, vectorize=True, independent=True, unroll=4) as loop:
+        with b.for_(0, N, independent=True, unroll=4) as loop:
             b.store(b.const(f32, 1.0), f["x"], [loop.index])
-        with b.for_(0, N, unroll=1) as loop:
+        with b.for_(0, N, unroll=1, vectorize=False) as loop:
             b.store(b.const(f32, 1.0), f["x"], [loop.index])
     text = emit_ir(b.functions, host_target())
     for hint in ("vectorize.enable", "unroll.count", "parallel_accesses", "unroll.disable"):

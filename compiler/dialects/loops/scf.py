@@ -22,12 +22,12 @@ def check_yield(operation: Operation, types: tuple[Type, ...]) -> None:
 class For(LoopOp):
     """Counts from operand 0 to below operand 1 by operand 2; the rest are carried from iteration to iteration.
 
-    The hints: `vectorize` asks for vector code and `independent` promises that no iteration reads what another writes;
-    `unroll` is a factor (0: LLVM decides, 1: never).
+    The hints: without `vectorize` LLVM leaves the loop scalar (the rest of explicit vector code, say); `independent`
+    promises that no iteration reads what another writes; `unroll` is a factor (0: LLVM decides, 1: never).
     """
 
     name = "scf.for"
-    vectorize: bool = False
+    vectorize: bool = True
     independent: bool = False
     unroll: int = 0
 
