@@ -1,0 +1,159 @@
+"""The caching allocator, and buffers as NumPy arrays."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flambeau.runtime.buffer import HUGE_PAGE, Allocator, Buffer, allocate, as_numpy, from_numpy, size_class
+
+
+@given(st.integers(0, 1 << 40))
+def test_size_class_covers_and_wastes_little(nbytes: int) -> None:
+    size = size_class(nbytes)
+    assert size >= nbytes and size % 64 == 0
+    assert size <= max(64, nbytes + 63, nbytes * 1.25)
+    assert size_class(size) == size
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 63, 64, 65, 1000, 4096, 100_000, HUGE_PAGE - 1, HUGE_PAGE, 9_999_999])
+def test_alignment_and_every_byte_writable(nbytes: int) -> None:
+    own = Allocator()
+    buffer = own.allocate(nbytes)
+    assert buffer.nbytes == nbytes and buffer.owned
+    assert buffer.ptr % (HUGE_PAGE if size_class(nbytes) >= HUGE_PAGE else 64) == 0
+    array = as_numpy(buffer, np.uint8, (nbytes,))
+    array[:] = 255
+    assert int(array.sum(dtype=np.int64)) == 255 * nbytes
+    del array, buffer
+    assert own.trim() == size_class(nbytes)
+
+
+def test_freed_blocks_are_reused_by_class() -> None:
+    own = Allocator()
+    first = own.allocate(1000)
+    ptr = first.ptr
+    del first
+    assert own.allocate(1020).ptr == ptr  # the same class, 1024
+    a, b = own.allocate(5000), own.allocate(5000)
+    assert a.ptr != b.ptr
+    assert own.stats().system_allocations == 3
+
+
+def test_counters() -> None:
+    own = Allocator()
+    buffers = [own.allocate(64) for _ in range(10)]
+    assert own.stats().live_bytes == own.stats().peak_bytes == 640
+    del buffers
+    stats = own.stats()
+    assert (stats.live_bytes, stats.peak_bytes, stats.cached_bytes) == (0, 640, 640)
+    own.reset_peak()
+    assert own.stats().peak_bytes == 0
+    assert own.trim() == 640 and own.stats().cached_bytes == 0
+
+
+def test_cache_is_bounded() -> None:
+    own = Allocator(cache_limit=1 << 20)
+    buffers = [own.allocate(100_000) for _ in range(50)]
+    del buffers
+    assert 0 < own.stats().cached_bytes <= 1 << 20
+    own.allocate(4 << 20)
+    assert own.stats().cached_bytes <= 1 << 20
+
+
+def test_views_keep_the_buffer() -> None:
+    own = Allocator()
+    array = as_numpy(own.allocate(4096), np.float32, (4, 8), offset=64)
+    array[...] = 1.5
+    gc.collect()
+    other = own.allocate(4096)
+    assert other.ptr + 64 != array.ctypes.data
+    assert own.stats().live_bytes == 2 * 4096
+    part = array[1]
+    del array
+    assert own.stats().live_bytes == 2 * 4096 and part.sum() == 12.0
+    del part
+    assert own.stats().live_bytes == 4096
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int8, np.bool_, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn])
+def test_views_of_every_kind_of_type(dtype: type) -> None:
+    array = as_numpy(allocate(1024), dtype, (3, 5))
+    array[...] = np.ones((3, 5), dtype)
+    assert array.dtype == np.dtype(dtype) and array.shape == (3, 5) and array.flags.c_contiguous
+    assert array.astype(np.float32).sum() == 15
+
+
+def test_scalar_and_empty_views() -> None:
+    assert as_numpy(allocate(4), np.float32, ()).shape == ()
+    assert as_numpy(allocate(0), np.float32, (0, 3)).shape == (0, 3)
+
+
+def test_view_larger_than_buffer_is_refused() -> None:
+    with pytest.raises(TypeError):
+        as_numpy(allocate(64), np.float32, (17,))
+
+
+def test_borrowed_memory_lives_with_the_buffer() -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    buffer = from_numpy(array)
+    assert not buffer.owned and buffer.ptr == array.ctypes.data and buffer.nbytes == 24
+    del array
+    gc.collect()
+    assert as_numpy(buffer, np.float32, (6,)).tolist() == [0, 1, 2, 3, 4, 5]
+    again = Buffer.borrow(buffer.ptr, 24, buffer)
+    assert again.owner is buffer
+    with pytest.raises(ValueError, match="C-contiguous"):
+        from_numpy(np.zeros((4, 4))[:, ::2])
+
+
+def test_impossible_requests() -> None:
+    with pytest.raises(ValueError, match="at least 0"):
+        allocate(-100_000)
+    with pytest.raises(ValueError, match="at least 0"):
+        allocate(-1000)
+    with pytest.raises(MemoryError, match="the system has no"):
+        allocate(1 << 60)
+
+
+def test_threads_share_the_allocator() -> None:
+    own = Allocator()
+    wrong: list[int] = []
+
+    def work(tag: int) -> None:
+        for _ in range(2000):
+            held = [own.allocate(256) for _ in range(4)]
+            views = [as_numpy(buffer, np.int64, (32,)) for buffer in held]
+            for view in views:
+                view[:] = tag
+            if any((view != tag).any() for view in views):
+                wrong.append(tag)
+
+    workers = [threading.Thread(target=work, args=(tag,)) for tag in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+    assert own.stats().live_bytes == 0
+    assert own.stats().cached_bytes == 256 * own.stats().system_allocations
+
+
+def test_allocation_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    """Printed, not judged."""
+    own = Allocator()
+    own.allocate(4096)
+    start = time.perf_counter()
+    for _ in range(20_000):
+        own.allocate(4096)
+    cost = (time.perf_counter() - start) / 20_000
+    assert own.stats().system_allocations == 1
+    with capsys.disabled():
+        print(f"\nallocate and free: {cost * 1e6:.2f} us")

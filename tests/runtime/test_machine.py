@@ -1,0 +1,122 @@
+"""Target descriptions and the LLVM pipeline."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from flambeau.compiler.targets.machine import (
+    CodegenError,
+    cross_target,
+    emit_assembly,
+    emit_object,
+    host_target,
+    normalize_triple,
+    optimize,
+)
+
+# out[i] = a[i] + b[i] for i < 4096
+ADD = """
+define void @add(ptr noalias %out, ptr noalias %a, ptr noalias %b) {
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
+  %pa = getelementptr inbounds float, ptr %a, i64 %i
+  %pb = getelementptr inbounds float, ptr %b, i64 %i
+  %po = getelementptr inbounds float, ptr %out, i64 %i
+  %x = load float, ptr %pa
+  %y = load float, ptr %pb
+  %z = fadd float %x, %y
+  store float %z, ptr %po
+  %next = add nuw nsw i64 %i, 1
+  %more = icmp ult i64 %next, 4096
+  br i1 %more, label %loop, label %exit
+exit:
+  ret void
+}
+"""
+
+
+def test_host_target_describes_this_machine() -> None:
+    host = host_target()
+    assert host is host_target()
+    assert host.vector_bits in (64, 128, 256, 512) and host.vector_registers >= 8
+    assert 8 << 10 <= host.l1_bytes <= host.l2_bytes <= host.l3_bytes or host.l3_bytes == 8 << 20
+    assert host.pointer_bits == 64 and host.data_layout
+    if hasattr(os, "sched_getaffinity"):
+        assert host.cores == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("triple", "cpu", "features", "bits", "registers", "pointer"),
+    [
+        ("x86_64-linux-gnu", "", "", 128, 16, 64),
+        ("x86_64-linux-gnu", "x86-64-v3", "", 256, 16, 64),
+        ("x86_64-linux-gnu", "skylake-avx512", "", 512, 32, 64),
+        ("x86_64-linux-gnu", "", "+avx2,+fma", 256, 16, 64),
+        ("aarch64-linux-gnu", "", "", 128, 32, 64),
+        ("aarch64-macos", "apple-m1", "", 128, 32, 64),
+        ("wasm32-unknown-unknown", "", "+simd128", 128, 16, 32),
+        ("wasm32-unknown-unknown", "", "", 64, 16, 32),
+        ("riscv64-linux-gnu", "", "", 64, 16, 64),
+    ],
+)
+def test_cross_targets_vectors(triple: str, cpu: str, features: str, bits: int, registers: int, pointer: int) -> None:
+    target = cross_target(triple, cpu, features)
+    assert (target.vector_bits, target.vector_registers, target.pointer_bits) == (bits, registers, pointer)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("x86_64-windows-gnu", "x86_64-pc-windows-gnu"),
+        ("aarch64-linux-musl", "aarch64-unknown-linux-musl"),
+        ("aarch64-macos", "arm64-apple-macosx11.0"),
+        ("x86_64-unknown-linux-gnu", "x86_64-unknown-linux-gnu"),
+        ("arm64-apple-darwin23", "arm64-apple-darwin23"),
+        ("nvptx64-nvidia-cuda", "nvptx64-nvidia-cuda"),
+    ],
+)
+def test_normalize_triple(given: str, expected: str) -> None:
+    assert normalize_triple(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("triple", "magic"),
+    [
+        ("x86_64-linux-gnu", b"\x7fELF"),
+        ("x86_64-windows-gnu", b"\x64\x86"),
+        ("aarch64-macos", b"\xcf\xfa\xed\xfe"),
+        ("wasm32-unknown-unknown", b"\0asm"),
+    ],
+)
+def test_object_format_is_the_targets(triple: str, magic: bytes) -> None:
+    assert emit_object(ADD, cross_target(triple)).startswith(magic)
+
+
+def test_loops_are_vectorised_from_level_2_on() -> None:
+    target = cross_target("x86_64-linux-gnu", "x86-64-v3")
+    assert "<8 x float>" in optimize(ADD, target, 2)
+    assert "<8 x float>" in optimize(ADD, target, 3)
+    assert "x float>" not in optimize(ADD, target, 1)
+    assert "ymm" in emit_assembly(ADD, target)
+
+
+def test_linked_modules_are_inlined() -> None:
+    text = "declare i32 @helper(i32)\ndefine i32 @f(i32 %x) {\n  %r = call i32 @helper(i32 %x)\n  ret i32 %r\n}"
+    helper = "define linkonce_odr hidden i32 @helper(i32 %x) {\n  %r = add i32 %x, 41\n  ret i32 %r\n}"
+    result = optimize(text, host_target(), link=[helper])
+    assert "add i32 %x, 41" in result and "@helper" not in result
+
+
+def test_same_input_same_bytes() -> None:
+    assert emit_object(ADD, host_target()) == emit_object(ADD, host_target())
+
+
+def test_errors_show_the_line() -> None:
+    with pytest.raises(CodegenError, match=r"line 2 of the module: ret i64 1"):
+        emit_object("define i32 @f() {\n  ret i64 1\n}", host_target())
+    with pytest.raises(CodegenError, match="no code generator for target 'nonsense'"):
+        cross_target("nonsense")
