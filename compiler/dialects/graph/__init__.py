@@ -12,3 +12,4 @@ from flambeau.compiler.dialects.graph import reduce_window as reduce_window
 from flambeau.compiler.dialects.graph import reduction as reduction
 from flambeau.compiler.dialects.graph import shape as shape
 from flambeau.compiler.dialects.graph import sorting as sorting
+from flambeau.compiler.dialects.graph import special as special

@@ -504,7 +504,9 @@ class Digamma(FloatFunction):
 
     name = "graph.digamma"
     math_name = "digamma"
-    vjp = NotDifferentiable("the trigamma function is not among the operations")
+
+    def vjp(self, ct: Value, x: Value, *, result: Value) -> Gradients:
+        return (build.mul(ct, build.make(build.op("polygamma", order=1), x)),)
 
     def exact(self, x: Array) -> Array:
         return vector(digamma, x)
