@@ -97,12 +97,12 @@ def _hoist_constants(graph: Graph) -> tuple[Graph, tuple[np.ndarray[Any, Any], .
 
     def replace(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
         definition = operation.definition
-        if not isinstance(definition, Constant) or definition.value.splat is not None or definition.value.array.size == 0:
+        if not isinstance(definition, Constant) or definition.literal.splat is not None:
             return None
         if definition not in found:
             found[definition] = Value(operation.results[0].type)
             parameters.append(found[definition])
-            arrays.append(definition.value.array)
+            arrays.append(definition.literal.array)
         return (found[definition],)
 
     rebuilt = rebuild(graph, replace)

@@ -7,8 +7,8 @@ opaque to the template, so tests can execute it directly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TypeAlias
 
 from flambeau.compiler.dialects.loops.base import signless
@@ -52,6 +52,18 @@ class Emitter(Protocol):
     def lanes_of(self, lanes: int, count: Index | None) -> AbstractContextManager[Index]:
         """Inside, the expression given stands for 0 ... lanes - 1 at once (or for those below `count`)."""
 
+    def some_lanes(self, lanes: int, mask: Value) -> AbstractContextManager[Index]:
+        """The same for the lanes that are set in `mask`."""
+
+    def between(self, low: Index, high: Index, lanes: int) -> Value:
+        """The mask of the lanes from `low` to below `high`."""
+
+    def select(self, mask: Value, x: Value, y: Value) -> Value:
+        """x where the mask is set, else y."""
+
+    def symbol(self, expression: Index, low: Index, high: Index) -> Index:
+        """The same number, of which the bounds (inclusive) are now taken for granted."""
+
     def mask(self, count: Index, lanes: int) -> Value:
         """The first `count` lanes are set (none if it is negative, all if it is larger)."""
 
@@ -86,7 +98,23 @@ class LoopEmitter:
         self.splat = builder.broadcast
         self.mask = builder.create_mask
         self.shuffle = builder.shuffle
+        self.select = builder.select
         self.alloca = builder.alloca
+
+    @contextmanager
+    def some_lanes(self, lanes: int, mask: Value) -> Iterator[Index]:
+        with self.builder.lanes_of(lanes) as lane:
+            self.builder.mask = mask
+            yield lane
+
+    def between(self, low: Index, high: Index, lanes: int) -> Value:
+        upper = self.builder.create_mask(high, lanes)
+        if isinstance(low, int) and low <= 0:
+            return upper
+        return self.builder.iand(upper, self.builder.not1(self.builder.create_mask(low, lanes)))
+
+    def symbol(self, expression: Index, low: Index, high: Index) -> Index:
+        return self.builder.symbol(self.builder.index(expression), low, high)
 
     def for_(
         self, low: Index, high: Index, step: int, body: Body, carried: Sequence[Value] = ()

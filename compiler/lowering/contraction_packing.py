@@ -74,10 +74,30 @@ class Packer:
             mask = None if count is None else b.mask(count, self.lanes)
             x = b.vector_load(plain.buffer, plain.at(batch, row, k), self.lanes, mask)
             return b.cast(x, plain.element, self.accumulator)
+        if self.operand.run:
+            return self._pieces(batch, row, k, row_wise, count)
         with b.lanes_of(self.lanes, count) as lane:
             if row_wise:
                 return self.operand.load(b.builder, batch, row + lane, k)
             return self.operand.load(b.builder, batch, row, k + lane)
+
+    def _pieces(self, batch: Batch, row: Index, k: Index, row_wise: bool, count: Index | None) -> Value:
+        """The same where neighbours are neighbours in memory within runs only: a masked vector of each run."""
+        b, lanes, run = self.b, self.lanes, self.operand.run
+        start = row if row_wise else k
+        offset = start % run
+        limit = lanes if count is None else count
+        total = b.zero(self.accumulator, lanes)
+        for piece in range((lanes - 2) // run + 2):
+            first = piece * run - offset
+            mask = b.between(first, minimum(first + run, limit), lanes)
+            # In the lanes of the mask, and only those are read, the position within the run is below `run`.
+            within = b.symbol(-first, 0, run - lanes)
+            with b.some_lanes(lanes, mask) as lane:
+                at = (start // run + piece) * run + within + lane
+                x = self.operand.load(b.builder, batch, *((at, k) if row_wise else (row, at)))
+            total = b.select(mask, x, total)
+        return total
 
     def _chunks(self, panel: Panel) -> list[tuple[int, Value | None]]:
         """The panel's rows in vectors: the first row of each, and the mask that keeps a store inside the panel."""
@@ -96,7 +116,7 @@ class Packer:
             def one(k: Index, _: list[Value]) -> None:
                 for s, write in chunks:
                     count = None if isinstance(valid, int) and valid - s >= lanes else valid - s
-                    if self.operand.plain is None and count is not None:
+                    if self.operand.plain is None and count is not None and not self.operand.run:
                         b.vector_store(b.zero(self.accumulator, lanes), panel.buffer, at(k, s), write)
                         x = self._read(batch, panel.row + s, panel.first + k, True, count)
                         b.vector_store(x, panel.buffer, at(k, s), b.mask(count, lanes))
@@ -104,6 +124,9 @@ class Packer:
                     x = self._read(batch, panel.row + s, panel.first + k, True, count)
                     b.vector_store(x, panel.buffer, at(k, s), write)
 
+            if self.operand.plain is None:
+                self._depth(panel, 0, lambda k: one(k, []))
+                return
             b.for_(0, panel.depth, 1, one)
 
         def at(k: Index, start: int) -> tuple[Index]:

@@ -37,12 +37,14 @@ class Operand:
     """One operand, indexed (row, k), where row is m of A and n of B.
 
     `plain`, if the operand simply lies in memory, gives direct access. `along` says along which of the two axes `load`
-    may be asked for a vector, because it then reads consecutive memory; "" if along neither.
+    may be asked for a vector, because it then reads consecutive memory; "" if along neither. `run` > 0: only positions
+    with the same quotient by `run` may be asked for together (the pixels of a row of an image).
     """
 
     load: Load
     plain: Plain | None = None
     along: Literal["", "row", "depth"] = ""
+    run: int = 0
 
 
 @dataclass(frozen=True)

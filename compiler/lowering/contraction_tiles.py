@@ -93,6 +93,8 @@ class Tiles:
     ) -> None:
         self.b, self.p, self.s, self.workspace = b, problem, s, workspace
         self.partial = problem.partial
+        #: A single column's position may not occur in the result's index, so it is stored as a scalar.
+        self.vector_store = problem.vector_store and problem.n != 1
 
     def multiply(
         self,
@@ -117,7 +119,7 @@ class Tiles:
 
     def tile_buffer(self) -> Buffer | None:
         """A tile on the stack, where some rows of a tile may not exist or the epilogue takes single elements."""
-        some = isinstance(self.p.m, Dim) or self.s.scheme == "packed" or not self.p.vector_store
+        some = isinstance(self.p.m, Dim) or self.s.scheme == "packed" or not self.vector_store
         return self.b.alloca((self.s.rows * self.s.columns,), self.p.accumulator) if some else None
 
     def column_mask(self, valid: Index, vector: int) -> Value | None:
@@ -187,7 +189,7 @@ class Tiles:
 
     def _epilogue(self, place: Place, sums: list[Value], tile: Buffer | None, scratch: Index) -> None:
         b, p, lanes, vectors = self.b, self.p, self.s.lanes, place.vectors
-        if p.vector_store:
+        if self.vector_store:
             for v in range(vectors):
                 left = place.valid_columns - v * lanes
                 count = None if isinstance(left, int) and left >= lanes else left

@@ -32,7 +32,11 @@ def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Val
     """Emit a `dot_general` or a `convolution`."""
     emitter = LoopEmitter(ctx.b, ctx.e.half)
     problem = _problem(ctx, operation, emitter, ctx.memory[operation.results[0]])
-    template.emit(emitter, problem, cpu_shape(ctx.target), workspace)
+    cpu = cpu_shape(ctx.target)
+    if workspace is not None:
+        elements = template.workspace_elements(problem, cpu)
+        workspace = ctx.b.from_pointer(workspace, (elements,), problem.accumulator)
+    template.emit(emitter, problem, cpu, workspace)
 
 
 def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter, target: Value | None) -> Contraction:

@@ -81,6 +81,8 @@ def lower_kernel(kernel: Kernel, name: str, target: TargetDescription) -> Lowere
         pool="pool",
         noalias=[*aliasing, *[False] * len(symbols)],
         internal=True,
+        # Users' arrays may lie anywhere; vector loads from aligned addresses are as fast either way.
+        alignment=1,
     ) as function:
         ctx.memory = dict(zip(buffers, function.arguments, strict=False))
         if single is not None:

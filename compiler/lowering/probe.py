@@ -82,7 +82,7 @@ class ProbeBuilder:
         high = count - 1
         result = body(of_symbol(Symbol("k", 0, high, self)), *init)
         self.cost += (self.cost - before) * 8
-        return result
+        return (result,) if isinstance(result, ProbeScalar) else tuple(result)
 
     index_max = staticmethod(maximum)
     index_min = staticmethod(minimum)

@@ -79,7 +79,8 @@ def tensor_type(value: Value) -> TensorType:
 
 def family_of(operation: Operation) -> str:
     assert isinstance(operation.definition, GraphOp)
-    return operation.definition.schedule_family
+    family = operation.definition.schedule_family
+    return "element" if family == "constant" else family
 
 
 def reduced_axes(operation: Operation) -> tuple[int, ...]:

@@ -71,7 +71,7 @@ def _computed(definition: GraphOp, operands: tuple[Value, ...]) -> Value | None:
         owner = operand.owner
         if owner is None or not isinstance(owner.definition, Constant):
             return None
-        arrays.append(owner.definition.value.array)
+        arrays.append(owner.definition.literal.array)
     types = infer_types(definition, tuple([v.type for v in operands]))
     if len(types) != 1:
         return None

@@ -37,35 +37,50 @@ def erf(b: Builder[V], x: V, fmt: Format) -> V:
 
 
 def _erfc_positive(magnitude: Real[V]) -> Real[V]:
-    """erfc(a) = exp(-a**2) P(t) u with u = 1 / (a + k), t = 1 - 2 k u = (a - k) / (a + k), for a >= 0 (the transformation of
-    Shepherd and Laframboise, Math. Comp. 36, 1981). a**2 and u carry their rounding errors along."""
-    single = magnitude.fmt is F32
-    k, largest, coefficients = (3.0, 10.1, table.ERFCX_F32) if single else (4.0, 27.3, table.ERFCX_F64)
-    a = magnitude.at_most(largest)
+    """erfc(a) = exp(-a**2) P(t) u with u = 1 / (a + k), t = 1 - 2 k u = (a - k) / (a + k), for a >= 0.49 (the transformation
+    of Shepherd and Laframboise, Math. Comp. 36, 1981), in f64. a**2 and u carry their rounding errors along."""
+    a = magnitude.at_most(27.3)
+    k = 4.0
     s, s_error = two_sum(a, a.const(k))
     u = 1.0 / s
     u_error = u * (residual(u, s, 1.0) - u * s_error)
     t = u_error.fma(-2.0 * k, u.fma(-2.0 * k, 1.0))
-    p = horner(t, coefficients)
-    p = u.fma(p, u_error * p)
+    q = horner(t, table.ERFCX_F64)
+    p = u * q
+    p_error = u_error.fma(q, -residual(u, q, p))
     square, square_error = two_prod(a, a)
     n, r = reduce_exp(-square)
     w = expm1_reduced(r - square_error)
     # n <= 0: no overflow. The first factor keeps p (1 + w) normal, so that only the last product rounds to subnormal.
     half = integer_in_low_bits(n) >> 1
-    return (p.fma(w, p) * power_of_two(half)) * power_of_two(integer_in_low_bits(n) - half)
+    return ((p + p.fma(w, p_error)) * power_of_two(half)) * power_of_two(integer_in_low_bits(n) - half)
+
+
+def _erfc_positive_short(magnitude: Real[V]) -> Real[V]:
+    """The same for f32, by way of f64: in f32 the rounding errors of its many factors would add up to 3 ulp."""
+    a = magnitude.at_most(10.1).widen()
+    k = 2.5
+    u = 1.0 / (a + k)
+    p = u * horner(u.fma(-2.0 * k, 1.0), table.ERFCX_SHORT)
+    n, r = reduce_exp(-(a * a))
+    w = (r * r).fma(horner(r, table.EXP_SHORT), r)
+    s = power_of_two(n.bits())
+    return (w.fma(s, s) * p).narrow()
 
 
 def erfc(b: Builder[V], x: V, fmt: Format) -> V:
-    """1 - erf(x), to full relative accuracy for positive x."""
+    """1 - erf(x), to full relative accuracy for positive x too. Below 1/2, from erf's polynomial."""
     value = Real(b, x, fmt)
-    y = _erfc_positive(abs(value))
-    return (value < 0.0).select(2.0 - y, y).v
+    z = value * value
+    small = 1.0 - value.fma(horner(z, table.ERF_F32 if fmt is F32 else table.ERF_F64), value)
+    y = _erfc_positive_short(abs(value)) if fmt is F32 else _erfc_positive(abs(value))
+    return (abs(value) < 0.5).select(small, (value < 0.0).select(2.0 - y, y)).v
 
 
 def erfinv(b: Builder[V], x: V, fmt: Format) -> V:
     """Inverse of erf on [-1, 1], infinite at the ends, NaN outside: x F(w) with w = -log(1 - x**2) (M. Giles, GPU
-    Computing Gems 2, 2011); F by polynomials in w, and in sqrt(w) for large w."""
+    Computing Gems 2, 2011); F by polynomials in w, for large w in sqrt(w); for small
+    w around F(0) = sqrt(pi) / 2 in two parts."""
     value = Real(b, x, fmt)
     a = abs(value)
     w = -Real(b, log(b, ((1.0 - a) * (a + 1.0)).v, fmt), fmt)
@@ -73,8 +88,11 @@ def erfinv(b: Builder[V], x: V, fmt: Format) -> V:
     if fmt is F32:
         y = horner(w - 2.5, table.ERFINV_F32)
         y = (w > 5.0).select(horner(root - 3.0, table.ERFINV_TAIL_F32), y)
+        q, (hi, lo) = horner(w, table.ERFINV_SMALL_F32), table.HALF_ROOT_PI_F32
     else:
-        y = horner(w - 3.125, table.ERFINV_F64)
+        y = horner(w - 3.75, table.ERFINV_F64)
         y = (w > 6.25).select(horner(root - 3.25, table.ERFINV_TAIL_F64), y)
         y = (w > 16.0).select(horner(root - 5.0, table.ERFINV_FAR_F64), y)
-    return (a.equals(1.0).select(y.const(math.inf), y * a)).with_sign_of(value).v
+        q, (hi, lo) = horner(w, table.ERFINV_SMALL_F64), table.HALF_ROOT_PI_F64
+    y = (w < 2.0).select(a.fma(hi, a * q.fma(w, lo)), y * a)
+    return (a.equals(1.0).select(y.const(math.inf), y)).with_sign_of(value).v

@@ -14,6 +14,7 @@ from flambeau.compiler.lowering.mathlib.protocol import Builder, V
 LOG2_E = 1.4426950408889634
 _EXP = {F32: table.EXP_F32, F64: table.EXP_F64}
 _EXP2 = {F32: table.EXP2_F32, F64: table.EXP2_F64}
+_LN2_FULL = {F32: table.LN2_FULL_F32, F64: table.LN2_FULL_F64}
 _LN2 = {F32: table.LN2_F32, F64: table.LN2_F64}
 
 
@@ -44,6 +45,12 @@ def expm1_reduced(r: Real[V]) -> Real[V]:
     return (r * r).fma(horner(r, _EXP[r.fmt]), r)
 
 
+def exp2m1_reduced(r: Real[V]) -> Real[V]:
+    """2**r - 1 for |r| <= 1/2."""
+    hi, lo = _LN2_FULL[r.fmt]
+    return r.fma(hi, r * r.fma(horner(r, _EXP2[r.fmt]), lo))
+
+
 def scaled_exp(w: Real[V], n: Int[V]) -> Real[V]:
     """(1 + w) * 2**n for n up to twice the exponent range; rounds a second time where the result is subnormal."""
     half = n >> 1
@@ -60,16 +67,16 @@ def exp(b: Builder[V], x: V, fmt: Format) -> V:
 
 
 def exp2(b: Builder[V], x: V, fmt: Format) -> V:
-    """2**x: x = n + r exactly, 2**r = 1 + r q(r)."""
+    """2**x: x = n + r exactly, 2**r = 1 + r ln 2 + r**2 q(r) with ln 2 in two parts."""
     value = Real(b, x, fmt)
     value = value.at_least(-151.0).at_most(129.0) if fmt is F32 else value.at_least(-1076.0).at_most(1025.0)
     t = value + magic(fmt)
     r = value - (t - magic(fmt))
-    return scaled_exp(r * horner(r, _EXP2[fmt]), integer_in_low_bits(t)).v
+    return scaled_exp(exp2m1_reduced(r), integer_in_low_bits(t)).v
 
 
 def expm1(b: Builder[V], x: V, fmt: Format) -> V:
-    """e**x - 1 = 2 (s p + (s - 1/2)) with p = exp(r) - 1 and s = 2**(n - 1), which is finite even for n = 128 (1024)."""
+    """e**x - 1 = 2 (s p + (s - 1/2)) with p = exp(r) - 1 and s = 2**(n - 1), finite even for n = 128 (1024)."""
     value = Real(b, x, fmt)
     # Below the lower clamp the result rounds to -1.
     clamped = value.at_least(-18.0).at_most(89.0) if fmt is F32 else value.at_least(-40.0).at_most(710.0)

@@ -1,7 +1,7 @@
 """lgamma and digamma, in f64; for f32 they widen.
 
-Near negative zeros of the function (not for lgamma's 1 and 2, nor for digamma's positive zero) the result in f64 is accurate
-absolutely, not relatively: the terms of the reflection formula cancel.
+Near negative zeros of the function (not near lgamma's 1 and 2, nor near digamma's positive zero) the result in f64 is
+accurate absolutely, not relatively: the terms of the reflection formula cancel.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def lgamma(b: Builder[V], x: V, fmt: Format) -> V:
 def digamma(b: Builder[V], x: V, fmt: Format) -> V:
     """Logarithmic derivative of gamma: -inf at +0, +inf at -0, NaN at the negative integers and at -inf.
 
-    [1, 8]: (x - root) (5/8 + P / Q) with the root in three parts. Above: the asymptotic series. [0, 1): digamma(1 + x) - 1 / x.
+    [1, 5]: (x - root) (3/4 + P / Q) with the root in three parts. Above: the asymptotic series. [0, 1): digamma(1 + x) - 1 / x.
     Negative: digamma(1 - x) - pi / tan(pi x).
     """
     value = Real(b, x, fmt).widen() if fmt is F32 else Real(b, x, fmt)
@@ -84,7 +84,7 @@ def digamma(b: Builder[V], x: V, fmt: Format) -> V:
     a = abs(value)
     y = below_one.select(a + 1.0, a)
     r0, r1, r2 = table.DIGAMMA_ROOT
-    t = y.at_most(8.0) - 0.5
+    t = y.at_most(5.0) - 0.5
     near = (((y - r0) - r1) - r2) * (
         horner(t, table.DIGAMMA_P) / horner(t, table.DIGAMMA_Q) + table.DIGAMMA_MIDDLE
     )
@@ -92,7 +92,7 @@ def digamma(b: Builder[V], x: V, fmt: Format) -> V:
     inverse = 1.0 / y
     z = inverse * inverse
     far = log_hi + (inverse.fma(-0.5, z * horner(z, table.DIGAMMA_TAIL)) + log_lo)
-    result = (y > 8.0).select(far, near)
+    result = (y > 5.0).select(far, near)
 
     fraction = a - a.round_even()
     distance = abs(fraction)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from flambeau.compiler.lowering.mathlib import coefficients as table
-from flambeau.compiler.lowering.mathlib.exponential import integer_in_low_bits, magic, scaled_exp
+from flambeau.compiler.lowering.mathlib.exponential import exp2m1_reduced, integer_in_low_bits, magic, scaled_exp
 from flambeau.compiler.lowering.mathlib.logarithm import reduce_log
 from flambeau.compiler.lowering.mathlib.num import (
     F32,
@@ -77,7 +77,7 @@ def pow(b: Builder[V], x: V, y: V, fmt: Format) -> V:
         clamped = v.at_least(-160.0).at_most(140.0)
         t = clamped + magic(F64)
         r = clamped - (t - magic(F64))
-        y2 = r.fma(horner(r, table.EXP2_SHORT), 1.0)
+        y2 = r.fma(r.fma(horner(r, table.EXP2_SHORT), table.LN2_FULL_F64[0]), 1.0)
         result = (y2.bits() + exponent_bits(t.bits())).bitcast().narrow()  # n = -160 .. 140: normal in f64
         result = v.is_nan().select(result.const(math.nan), result)
     else:
@@ -92,7 +92,7 @@ def pow(b: Builder[V], x: V, y: V, fmt: Format) -> V:
         h, h_error = in_range.select(h, 0.0), in_range.select(h_error, 0.0)
         t = h + magic(F64)
         r = (h - (t - magic(F64))) + h_error
-        result = scaled_exp(r * horner(r, table.EXP2_F64), integer_in_low_bits(t))
+        result = scaled_exp(exp2m1_reduced(r), integer_in_low_bits(t))
         result = (v >= 1100.0).select(result.const(math.inf), result)
         result = (v <= -1100.0).select(result.const(0.0), result)
         result = v.is_nan().select(v, result)
