@@ -1,6 +1,10 @@
 """Tensor operations, one family a file. Importing this package registers all of them."""
 
+from flambeau.compiler.dialects.graph import attention as attention
 from flambeau.compiler.dialects.graph import comparison_logic as comparison_logic
+from flambeau.compiler.dialects.graph import composites_activation as composites_activation
+from flambeau.compiler.dialects.graph import composites_nn as composites_nn
+from flambeau.compiler.dialects.graph import composites_norm as composites_norm
 from flambeau.compiler.dialects.graph import constants as constants
 from flambeau.compiler.dialects.graph import contraction as contraction
 from flambeau.compiler.dialects.graph import convolution as convolution

@@ -20,6 +20,8 @@ from flambeau.compiler.ir.types import ElementType, TensorType, f32, i32, tensor
 
 #: Element ``(batch, row, k)`` or ``(batch, k, row)`` of one side, read through the operand's accessor.
 SideElement = Callable[[Any, Any, Sequence[Index], Index, Index], Any]
+#: ("row" (M or N) or "depth" (K), length).
+Run = tuple[str, int]
 SideIndex = Callable[[Sequence[Index], Index, Index], "tuple[Index, ...]"]
 
 
@@ -33,6 +35,8 @@ class ContractionDescription:
     `lhs_index(batch, m, k)` and `rhs_index(batch, k, n)` are the operands' indices where a side needs no such guard,
     else None. `result_index(batch, m, n)` is the place in the result; consecutive `n` are neighbours in memory
     wherever the result's layout allows. `inner` are the sizes of the inner digits of k, outermost first.
+    `lhs_run` and `rhs_run`, for sides that are not linear in memory, say along which position neighbours are neighbours in
+    memory, and for how many positions on end.
     `accumulator` is the type of the sum, which is then converted to the result's.
     """
 
@@ -48,6 +52,8 @@ class ContractionDescription:
     lhs_index: SideIndex | None = None
     rhs_index: SideIndex | None = None
     inner: tuple[int, ...] = ()
+    lhs_run: Run | None = None
+    rhs_run: Run | None = None
 
 
 def accumulator_of(operand: ElementType, result: ElementType) -> ElementType:
@@ -60,6 +66,8 @@ def accumulator_of(operand: ElementType, result: ElementType) -> ElementType:
 def decode(position: Index, sizes: Sequence[Index]) -> tuple[Index, ...]:
     """The digits of a row-major linear position in the mixed radix `sizes`."""
     digits: list[Index] = []
+    if any(size == 0 for size in sizes):
+        return (0,) * len(sizes)
     for size in reversed(sizes[1:]):
         digits.append(position % size)
         position = position // size
@@ -240,17 +248,15 @@ class DotGeneral(GraphOp):
         # ct is (batch, lhs free, rhs free): y's free dimensions come last if x is the left side, else in the middle.
         first = batches + (len(x_free) if left else 0)
         ct_contract = tuple(range(first, first + len(y_free)))
-        # The wanted result is (batch, x free, x contracted); y's contracted dimensions come out in y's order.
+        # The result is to be x again: batch, x free and x contracted dimensions, in x's own order. Of the two orders of
+        # the operands, take the one after which nothing moves, if there is one.
         order = sorted(range(len(y_contract)), key=lambda at: y_contract[at])
-        if left or not x_free:
-            grad = build.dot_general(ct, y, (ct_contract, y_free), (range(batches), y_batch))
-            source = [*x_batch, *x_free, *(x_contract[at] for at in order)]
-        else:
-            # y on the left keeps its contracted dimensions before x's free ones, which is how weights usually lie.
-            grad = build.dot_general(y, ct, (y_free, ct_contract), (y_batch, range(batches)))
-            source = [*x_batch, *(x_contract[at] for at in order), *x_free]
-        permutation = [source.index(d) for d in range(x_rank)]
-        return build.transpose(grad, permutation)
+        contracted = [x_contract[at] for at in order]
+        forward, backward = [*x_batch, *x_free, *contracted], [*x_batch, *contracted, *x_free]
+        if backward == list(range(x_rank)):
+            return build.dot_general(y, ct, (y_free, ct_contract), (y_batch, range(batches)))
+        grad = build.dot_general(ct, y, (ct_contract, y_free), (range(batches), y_batch))
+        return build.transpose(grad, [forward.index(d) for d in range(x_rank)])
 
     def reference(self, *operands: np.ndarray[Any, Any]) -> Any:
         lhs, rhs = operands

@@ -18,6 +18,7 @@ from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.base import GraphOp, Sample
 from flambeau.compiler.dialects.graph.contraction import (
     ContractionDescription,
+    Run,
     accumulator_of,
     check_result_element,
     decode,
@@ -32,6 +33,8 @@ from flambeau.compiler.ir.types import ElementType, TensorType, tensor
 
 #: Below this many spatial positions, images of a batch share one matrix so that it is not too narrow.
 NARROW = 32
+#: Runs of memory shorter than this are read element by element.
+SHORT_RUN = 6
 
 
 class Convolution(GraphOp):
@@ -242,6 +245,11 @@ class Convolution(GraphOp):
             if axis == self.kernel_input_feature or not isinstance(size, int):
                 break
             inner.insert(0, size)
+        input_run = self._input_run(x, w, space_sizes[-1] if spatial else 1, spatial, k_axes)
+        after_features = product(w.shape[self.kernel_output_feature + 1 :])
+        kernel_run: Run | None = None
+        if isinstance(after_features, int) and after_features >= SHORT_RUN and not any(self.window_reversal):
+            kernel_run = ("depth", after_features)
         positions = product(position_sizes)
         accumulator = accumulator_of(x.element, out.element)
         if last:
