@@ -15,6 +15,7 @@ class Options:
     """What users may set.
 
     - `eager`: evaluate each operation at once, for debugging;
+    - `interpret`: run graphs by the operations' NumPy rules instead of compiling them;
     - `debug`: 0 silent, 1 compilations and why, 2 also kernels, 3 also verification between passes, 4 also timings;
     - `dump`: folder that receives the text of every stage ("" for none);
     - `cache_dir`: folder of the persistent cache ("" for the platform's own; "off" for none);
@@ -24,6 +25,7 @@ class Options:
     """
 
     eager: bool = False
+    interpret: bool = False
     debug: int = 0
     dump: str = ""
     cache_dir: str = ""
@@ -59,7 +61,7 @@ def _parsed(name: str, kind: str, text: str) -> Any:
 _current = _from_environment()
 
 
-def options() -> Options:
+def current() -> Options:
     """The options in force."""
     return _current
 

@@ -11,7 +11,7 @@ from flambeau.compiler.ir.core import Graph
 from flambeau.compiler.ir.dims import Dim, evaluate
 from flambeau.compiler.lowering.context import tensor_of
 from flambeau.compiler.lowering.kernels import symbols_of
-from flambeau.compiler.options import options
+from flambeau.compiler import options
 from flambeau.compiler.passes.plan import byte_size
 from flambeau.compiler.pipeline import ENTRY, Compilation, compile_stages
 from flambeau.runtime import threads
@@ -70,7 +70,23 @@ def _source(graph: Graph, number: int) -> tuple[int, int]:
 
 def compile_graph(graph: Graph) -> Executable:
     """Compile `graph` for this machine and load it."""
-    return Executable(compile_stages(graph, opt_level=options().opt_level))
+    return Executable(compile_stages(graph, opt_level=options.current().opt_level))
+
+
+class ArrayExecutable:
+    """An executable that takes and gives NumPy arrays (C-contiguous, of the parameters' dtypes). Static shapes only."""
+
+    __slots__ = ("executable", "_results", "_run")
+
+    def __init__(self, graph: Graph) -> None:
+        self.executable = compile_graph(graph)
+        types = [tensor_of(r) for r in graph.results]
+        self._results = [(t.element.numpy, t.shape) for t in types]
+        self._run = self.executable
+
+    def __call__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        buffers = self._run([from_numpy(a) for a in arrays])
+        return [as_numpy(b, dtype, shape) for b, (dtype, shape) in zip(buffers, self._results, strict=True)]
 
 
 def run_graph(graph: Graph, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
