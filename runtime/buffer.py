@@ -1,11 +1,12 @@
 """Memory: buffers, and the caching allocator behind them.
 
-Sizes are rounded up to classes (at most 25 % above the request); a freed block goes to its class's free list and the next
-buffer of that class takes it, so a training loop allocates from the system in its first iteration only.
+Sizes are rounded up to classes (at most 25 % above the request); a freed block goes to its class's free list
+and the next buffer of that class takes it, so a training loop allocates from the system in its first iteration
+only.
 
 There are no locks here. Blocks are freed by `Buffer.__del__`, which the garbage collector may run at any point of any
-thread, inside the allocator too, where a lock would deadlock. `list.pop`, `list.append` and `+=` of a local to an attribute are
-each uninterrupted under the interpreter's lock, and nothing more is asked of them.
+thread, inside the allocator too, where a lock would deadlock. `list.pop`, `list.append` and `+=` of a local to
+an attribute are each uninterrupted under the interpreter's lock, and nothing more is asked of them.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def size_class(nbytes: int) -> int:
 
 
 class Allocator:
-    """Blocks of memory by size class, aligned to 64 bytes, those of 2 MiB and more to 2 MiB (huge pages where the system
-    has them). At most `cache_limit` bytes are kept for reuse.
+    """Blocks of memory by size class, aligned to 64 bytes, those of 2 MiB and more to 2 MiB (huge pages where
+    the system has them). At most `cache_limit` bytes are kept for reuse.
     """
 
     __slots__ = ("_free", "cache_limit", "live_bytes", "peak_bytes", "cached_bytes", "system_allocations")
@@ -190,7 +191,9 @@ def as_numpy(buffer: Buffer, dtype: Any, shape: tuple[int, ...], offset: int = 0
 def from_numpy(array: np.ndarray[Any, Any]) -> Buffer:
     """A buffer that borrows a C-contiguous array's memory. Raises ValueError for any other layout."""
     if not array.flags.c_contiguous:
-        raise ValueError(f"from_numpy: expected a C-contiguous array, got strides {array.strides} of {array.shape}")
+        raise ValueError(
+            f"from_numpy: expected a C-contiguous array, got strides {array.strides} of {array.shape}"
+        )
     return Buffer(array.ctypes.data, array.nbytes, array, None, 0)
 
 

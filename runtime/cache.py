@@ -2,8 +2,9 @@
 
 Entries are files `ab/abcdef….fbc` named by the hash of their key: a 48-byte header (magic, version, length, BLAKE2b
 checksum of the key and the data), then the data. A file is written under a temporary name and renamed, so a reader sees
-a whole entry or none; whatever else is there (cut short, flipped bits, another format) is a miss and is removed. Nothing
-here raises for the disk's sake: a directory that cannot be read or written makes a cache that misses.
+a whole entry or none; whatever else is there (cut short, flipped bits, another format) is a miss and is
+removed. Nothing here raises for the disk's sake: a directory that cannot be read or written makes a cache that
+misses.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class DiskCache:
         return data
 
     def put(self, key: str, data: bytes) -> bool:
-        """Stores `data`; returns whether it is now on disk (not on a read-only or full disk, nor if beyond the bound)."""
+        """Stores `data`; returns whether it is on disk now: False on a read-only or full disk, or beyond the bound."""
         if not self._writable or _HEADER.size + len(data) > self.max_bytes:
             return False
         file = self._file(key)
@@ -135,7 +136,9 @@ class DiskCache:
         found = []
         oldest = time.time() - stale_after
         try:
-            folders = [entry.path for entry in os.scandir(self.path) if len(entry.name) == 2 and entry.is_dir()]
+            folders = [
+                entry.path for entry in os.scandir(self.path) if len(entry.name) == 2 and entry.is_dir()
+            ]
         except OSError:
             return []
         for folder in folders:

@@ -1,7 +1,8 @@
 """The JIT engine: object files in, addresses of functions out.
 
-One LLVM linker (`LLJIT`) serves the process; each object becomes a library of its own in it, so equal names in different
-objects never meet. Code stays loaded as long as its `LoadedModule` lives, and its memory is given back after.
+One LLVM linker (`LLJIT`) serves the process; each object becomes a library of its own in it, so equal names in
+different objects never meet. Code stays loaded as long as its `LoadedModule` lives, and its memory is given
+back after.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class LoadedModule:
 
     __slots__ = ("_tracker", "_addresses", "_engine", "_library", "size", "__weakref__")
 
-    def __init__(self, engine: Engine, tracker: Any, library: str, addresses: dict[str, int], size: int) -> None:
+    def __init__(
+        self, engine: Engine, tracker: Any, library: str, addresses: dict[str, int], size: int
+    ) -> None:
         self._engine, self._tracker, self._library = engine, tracker, library
         self._addresses, self.size = addresses, size
 

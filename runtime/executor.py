@@ -1,6 +1,6 @@
 """Calling a compiled entry: pointers in, a status out, with as little Python in between as can be.
 
-    i32 entry(ptr args, ptr dims, ptr arena, ptr pool)      (flambeau.runtime.abi)
+The entry's signature is in `flambeau.runtime.abi`: `i32 entry(ptr args, ptr dims, ptr arena, ptr pool)`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ Sizes = Sequence[int] | Callable[[Sequence[int]], Sequence[int]]
 """Bytes of each output: fixed, or a function of the symbolic dimensions' values."""
 
 _ENTRY = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
-_KEPT_ARENA = 64 << 10  # arenas up to this size stay with their executor; larger ones are shared through the allocator
+# Arenas up to this size stay with their executor; larger ones are shared, through the allocator.
+_KEPT_ARENA = 64 << 10
 
 
 class ExecutionError(RuntimeError):
@@ -48,9 +49,9 @@ class _Frame:
 class Executor:
     """One compiled entry, ready to call; re-entrant, from any number of threads.
 
-    `address` is the entry's; `n_inputs`, `n_dims` and `output_bytes` (its length, or `n_outputs` where it is a function)
-    fix the layout of the argument arrays; `arena_bytes` is the plan's peak, a number or a function of the dimensions.
-    `keep` holds what the code needs alive (its LoadedModule).
+    `address` is the entry's; `n_inputs`, `n_dims` and `output_bytes` (its length, or `n_outputs` where it is a
+    function) fix the layout of the argument arrays; `arena_bytes` is the plan's peak, a number or a function
+    of the dimensions. `keep` holds what the code needs alive (its LoadedModule).
     """
 
     __slots__ = (
@@ -148,6 +149,7 @@ class Executor:
             size = size_class(self.arena_bytes(dims))
         arena = self.allocator.acquire(size)
         try:
-            return self._entry(frame.args_address, frame.dims_address, arena, pool)
+            status: int = self._entry(frame.args_address, frame.dims_address, arena, pool)
+            return status
         finally:
             self.allocator.release(arena, size)

@@ -1,7 +1,8 @@
 """Object files → shared libraries and static archives, for this machine or any other.
 
 For this machine the system's C compiler driver is used as a linker if there is one; else, and for every other target,
-the one inside the `ziglang` package (`pip install flambeau[cross]`), which brings lld and the C libraries of all targets.
+the one inside the `ziglang` package (`pip install flambeau[cross]`), which brings lld and the C libraries of
+all targets.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def link_shared(
     """Links object files (paths or bytes) into a shared library; returns its path.
 
     Only `exports` are visible. libm is linked if an object needs something from it, libc always; the result needs
-    no other library but `libraries`. `output` appears whole or not at all. Raises LinkerError, or ValueError if there is
-    nothing to export.
+    no other library but `libraries`. `output` appears whole or not at all. Raises LinkerError, or ValueError
+    if there is nothing to export.
     """
     names = tuple(exports)
     if not names:
@@ -57,7 +58,9 @@ def link_shared(
         work = Path(folder)
         files = _as_files(objects, work)
         result = work / output.name
-        flags = _flags(triple, result, soname or output.name, names, work, strip, zig=driver[0] == sys.executable)
+        flags = _flags(
+            triple, result, soname or output.name, names, work, strip, zig=driver[0] == sys.executable
+        )
         command = [*driver, *flags, *map(str, files), *(f"-l{name}" for name in libraries)]
         if "windows" not in triple and "wasm" not in triple:
             command.append("-lm")  # under --as-needed: recorded only if something of it is used
@@ -114,14 +117,21 @@ def _flags(
     script = work / "exports.map"
     script.write_text("{ global: " + " ".join(f"{name};" for name in exports) + " local: *; };\n")
     hardening = ["-Wl,-z,noexecstack", "-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,defs"]
-    base += [f"-Wl,-soname,{soname}", f"-Wl,--version-script={script}", "-Wl,--as-needed", "-Wl,--gc-sections"]
+    base += [
+        f"-Wl,-soname,{soname}",
+        f"-Wl,--version-script={script}",
+        "-Wl,--as-needed",
+        "-Wl,--gc-sections",
+    ]
     return base + hardening + (["-Wl,--strip-all"] if strip else [])
 
 
 def _driver(linker: Linker, target_triple: str | None) -> list[str]:
     foreign = target_triple is not None and not _is_host(target_triple)
     if linker == "system" and foreign:
-        raise LinkerError(f"the system's linker makes code for {_host_triple()} only, not for {target_triple}")
+        raise LinkerError(
+            f"the system's linker makes code for {_host_triple()} only, not for {target_triple}"
+        )
     if linker != "zig" and not foreign:
         found = _system_driver()
         if found:
@@ -184,13 +194,16 @@ def _on_musl() -> bool:
 def _zig_triple(triple: str) -> str:
     """LLVM's triple in zig's spelling, `architecture-system[-abi]`: without vendor and version."""
     parts = triple.lower().split("-")
-    architecture = {"arm64": "aarch64", "amd64": "x86_64", "i686": "x86", "i386": "x86"}.get(parts[0], parts[0])
+    architecture = {"arm64": "aarch64", "amd64": "x86_64", "i686": "x86", "i386": "x86"}.get(
+        parts[0], parts[0]
+    )
     rest = [part for part in parts[1:] if part not in ("unknown", "pc", "apple", "w64", "none", "")]
     system = rest[0] if rest else "freestanding"
     system = re.sub(r"^(darwin|macosx|macos)[\d.]*$", "macos", system)
     if system == "mingw32":
         system = "windows"
-    abi = [re.sub(r"^msvc$", "gnu", part) for part in rest[1:]]  # zig links the GNU flavour without Microsoft's files
+    # zig links the GNU flavour without Microsoft's files.
+    abi = ["gnu" if part == "msvc" else part for part in rest[1:]]
     return "-".join([architecture, system, *abi])
 
 
@@ -210,14 +223,18 @@ def _as_files(objects: Sequence[str | os.PathLike[str] | bytes], work: Path) -> 
 
 def _run(command: list[str], output: Path) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS, stdin=subprocess.DEVNULL
+        )
     except OSError as error:
         raise LinkerError(f"linking {output.name}: cannot start {command[0]}: {error}. {_REMEDIES}") from None
     except subprocess.TimeoutExpired:
         raise LinkerError(f"linking {output.name}: {command[0]} took more than {_SECONDS} s") from None
     if done.returncode != 0:
         detail = (done.stderr or done.stdout).strip()
-        raise LinkerError(f"linking {output.name} failed (status {done.returncode}):\n{detail}\n{' '.join(command)}")
+        raise LinkerError(
+            f"linking {output.name} failed (status {done.returncode}):\n{detail}\n{' '.join(command)}"
+        )
 
 
 def _publish(result: Path, output: Path) -> None:

@@ -1,4 +1,4 @@
-"""Blocks from the operating system: small ones from the C library, those from 2 MiB on mapped, aligned to huge pages."""
+"""Blocks from the operating system: from the C library, or mapped and aligned to huge pages from 2 MiB on."""
 
 from __future__ import annotations
 

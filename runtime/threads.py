@@ -1,7 +1,8 @@
 """The process's thread pools: how many threads compiled code uses, and the pool handle that it is given.
 
-A pool is the native one of `flambeau.runtime.native.pool`, compiled by the engine at first use. Pools are kept, asleep, when the number
-of threads changes (another Python thread may be running on one) and are found again when the number comes back.
+A pool is the native one of `flambeau.runtime.native.pool`, compiled by the engine at first use. Pools are
+kept, asleep, when the number of threads changes (another Python thread may be running on one) and are found
+again when the number comes back.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def set_num_threads(threads: int) -> None:
 
 
 def default_pool() -> int:
-    """The address to pass as `pool` to an entry: a pool of `num_threads()` threads, made at the first call; 0 for one."""
+    """What to pass as `pool` to an entry: a pool of `num_threads()` threads, made at the first call; 0 for one."""
     pool = _pool
     return _make_default() if pool is None else pool
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from flambeau.compiler.diagnostics import CompilationError
 
+
 class CodegenError(CompilationError):
     """LLVM rejected a module or a target: a fault of the emitter, or of the requested target's name."""
 
@@ -88,8 +89,18 @@ _VECTOR_FEATURES = (
     ("altivec", 128, 32),
 )
 # What a register of each width looks like in assembly: for CPUs known by name only.
-_REGISTER_PATTERNS = ((r"%zmm\d", 512, 32), (r"%ymm\d", 256, 16), (r"%xmm\d", 128, 16), (r"\bv\d+\.4s|fadd\.4s", 128, 32))
-_PROBE = "define <16 x float> @f(<16 x float> %a, <16 x float> %b) { %r = fadd <16 x float> %a, %b ret <16 x float> %r }"
+_REGISTER_PATTERNS = (
+    (r"%zmm\d", 512, 32),
+    (r"%ymm\d", 256, 16),
+    (r"%xmm\d", 128, 16),
+    (r"\bv\d+\.4s|fadd\.4s", 128, 32),
+)
+_PROBE = """
+define <16 x float> @f(<16 x float> %a, <16 x float> %b) {
+  %r = fadd <16 x float> %a, %b
+  ret <16 x float> %r
+}
+"""
 # What every Linux distribution for RISC-V builds for (RV64GC), with its hard-float ABI.
 _RISCV_LINUX = "+m,+a,+f,+d,+c"
 _FALLBACK_CACHES = (32 << 10, 512 << 10, 8 << 20)
@@ -112,7 +123,8 @@ def host_target() -> TargetDescription:
 
 @functools.cache
 def cross_target(triple: str, cpu: str = "", features: str = "", cores: int = 1) -> TargetDescription:
-    """Any target that LLVM generates code for; an empty `cpu` is the architecture's base line. Caches are typical sizes.
+    """Any target that LLVM generates code for; an empty `cpu` is the architecture's base line. Caches are
+    typical sizes.
 
     Raises CodegenError for a triple that LLVM does not know.
     """
@@ -149,7 +161,9 @@ def optimize(ir_text: str, target: TargetDescription, opt_level: int = 3, *, lin
     return str(_optimized(ir_text, target, opt_level, link))
 
 
-def emit_object(ir_text: str, target: TargetDescription, opt_level: int = 3, *, link: Sequence[str] = ()) -> bytes:
+def emit_object(
+    ir_text: str, target: TargetDescription, opt_level: int = 3, *, link: Sequence[str] = ()
+) -> bytes:
     """Optimises the module and generates position-independent machine code: an object file's bytes.
 
     Raises CodegenError with LLVM's message and the offending line if the text does not parse or verify.
@@ -159,7 +173,9 @@ def emit_object(ir_text: str, target: TargetDescription, opt_level: int = 3, *, 
     return object_code
 
 
-def emit_assembly(ir_text: str, target: TargetDescription, opt_level: int = 3, *, link: Sequence[str] = ()) -> str:
+def emit_assembly(
+    ir_text: str, target: TargetDescription, opt_level: int = 3, *, link: Sequence[str] = ()
+) -> str:
     """As `emit_object`, but assembly for people to read."""
     module = _optimized(ir_text, target, opt_level, link)
     return str(_machine(target.triple, target.cpu, target.features, opt_level).emit_assembly(module))
@@ -210,16 +226,9 @@ def _explain(message: str, ir_text: str) -> str:
     return f"{message.strip()}\n  at line {number} of the module: {line.strip()}"
 
 
-_machines = threading.local()
-
-
+@functools.cache
 def _machine(triple: str, cpu: str, features: str, opt_level: int) -> Any:
-    """A target machine, made once per thread and configuration (LLVM's are not for use by two threads at once)."""
-    cache: dict[tuple[str, str, str, int], Any] = _machines.__dict__
-    key = (triple, cpu, features, opt_level)
-    machine = cache.get(key)
-    if machine is not None:
-        return machine
+    """A target machine, made once. One thread at a time may use it; llvmlite's global lock sees to that."""
     llvm = _binding()
     if triple != llvm.get_process_triple():
         llvm = _binding(every_target=True)
@@ -235,7 +244,6 @@ def _machine(triple: str, cpu: str, features: str, opt_level: int) -> Any:
         )
     except RuntimeError as error:
         raise CodegenError(f"no code generator for target {triple!r}, cpu {cpu!r}: {error}") from None
-    cache[key] = machine
     return machine
 
 

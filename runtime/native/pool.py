@@ -13,12 +13,13 @@ are the same on every run. Where the workers cannot be had (they run another thr
 one of their bodies, or the process is the child of a fork, which has no workers), the caller runs the very same chunks
 one after the other. A null pool is one chunk, `fn(ctx, 0, n, 0)`. n <= 0 calls nothing.
 
-Protocol. The epoch word is `counter << 16 | parts`. A caller owns the pool while `busy` is 1 (compare and exchange; never
-waited for). It writes the job, sets `pending` to the number of workers with a chunk, and publishes a new epoch. A worker
-whose number is below `parts` has a chunk in that epoch, and the caller does not return before it is done, so the job is
-stable while it is read; the others never read it. Workers spin on the epoch for some tens of microseconds, then sleep on
-a condition variable; `sleepers` and the epoch are sequentially consistent, so either the publisher sees the sleeper or
-the sleeper sees the epoch. The caller waits for `pending` in the same way (`waiting`, `done`).
+Protocol. The epoch word is `counter << 16 | parts`. A caller owns the pool while `busy` is 1 (compare and
+exchange; never waited for). It writes the job, sets `pending` to the number of workers with a chunk, and
+publishes a new epoch. A worker whose number is below `parts` has a chunk in that epoch, and the caller does
+not return before it is done, so the job is stable while it is read; the others never read it. Workers spin on
+the epoch for some tens of microseconds, then sleep on a condition variable; `sleepers` and the epoch are
+sequentially consistent, so either the publisher sees the sleeper or the sleeper sees the epoch. The caller
+waits for `pending` in the same way (`waiting`, `done`).
 """
 
 from __future__ import annotations

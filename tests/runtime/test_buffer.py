@@ -23,7 +23,9 @@ def test_size_class_covers_and_wastes_little(nbytes: int) -> None:
     assert size_class(size) == size
 
 
-@pytest.mark.parametrize("nbytes", [0, 1, 63, 64, 65, 1000, 4096, 100_000, HUGE_PAGE - 1, HUGE_PAGE, 9_999_999])
+@pytest.mark.parametrize(
+    "nbytes", [0, 1, 63, 64, 65, 1000, 4096, 100_000, HUGE_PAGE - 1, HUGE_PAGE, 9_999_999]
+)
 def test_alignment_and_every_byte_writable(nbytes: int) -> None:
     own = Allocator()
     buffer = own.allocate(nbytes)
@@ -83,7 +85,9 @@ def test_views_keep_the_buffer() -> None:
     assert own.stats().live_bytes == 4096
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.int8, np.bool_, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn])
+@pytest.mark.parametrize(
+    "dtype", [np.float64, np.int8, np.bool_, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn]
+)
 def test_views_of_every_kind_of_type(dtype: type) -> None:
     array = as_numpy(allocate(1024), dtype, (3, 5))
     array[...] = np.ones((3, 5), dtype)

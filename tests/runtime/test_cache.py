@@ -23,7 +23,12 @@ def _files(cache: DiskCache) -> list[Path]:
 
 
 def test_round_trip(cache: DiskCache) -> None:
-    for key, data in {"a": b"one", "": b"", "long " * 1000: os.urandom(10_000), "naïve/../key": b"\0"}.items():
+    for key, data in {
+        "a": b"one",
+        "": b"",
+        "long " * 1000: os.urandom(10_000),
+        "naïve/../key": b"\0",
+    }.items():
         assert cache.get(key) is None
         assert cache.put(key, data)
         assert cache.get(key) == data

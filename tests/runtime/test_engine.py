@@ -15,9 +15,23 @@ from flambeau.compiler.targets.machine import emit_object, host_target
 from flambeau.runtime.engine import Engine, LinkError, default_engine
 from tests.runtime.native import load
 
+NEEDS_NOBODY = """
+declare void @nobody()
+define void @f() {
+  call void @nobody()
+  ret void
+}
+"""
+
 
 def _returns(value: int) -> str:
-    return f"@value = internal constant i32 {value}\ndefine i32 @get() {{\n  %v = load volatile i32, ptr @value\n  ret i32 %v\n}}\n"
+    return f"""
+@value = internal constant i32 {value}
+define i32 @get() {{
+  %v = load volatile i32, ptr @value
+  ret i32 %v
+}}
+"""
 
 
 def _call(address: int) -> int:
@@ -57,7 +71,10 @@ def test_defined_symbols_serve_later_objects() -> None:
     inner = engine.add_object(emit_object("define i32 @inner() {\n  ret i32 5\n}", host_target()))
     engine.define("inner", inner.address("inner"))
     outer = engine.add_object(
-        emit_object("declare i32 @inner()\ndefine i32 @f() {\n  %r = call i32 @inner()\n  ret i32 %r\n}", host_target())
+        emit_object(
+            "declare i32 @inner()\ndefine i32 @f() {\n  %r = call i32 @inner()\n  ret i32 %r\n}",
+            host_target(),
+        )
     )
     assert _call(outer.address("f")) == 5
 
@@ -69,7 +86,7 @@ def test_errors_name_what_is_wrong() -> None:
     for damaged in (b"", b"rubbish" * 100, code[:200]):
         with pytest.raises(LinkError):
             default_engine().add_object(damaged, exports=["get"])
-    missing = emit_object("declare void @nobody()\ndefine void @f() {\n  call void @nobody()\n  ret void\n}", host_target())
+    missing = emit_object(NEEDS_NOBODY, host_target())
     with pytest.raises(LinkError):
         default_engine().add_object(missing, exports=["f"])
     module = load(_returns(9))

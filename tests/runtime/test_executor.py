@@ -15,8 +15,8 @@ from flambeau.runtime.buffer import Allocator, as_numpy, from_numpy
 from flambeau.runtime.executor import ExecutionError, Executor
 from tests.runtime.native import load
 
-# out[i] = a[i] + b[i] for i < dims[0], through the arena (the sums are stored there first); BAD_SHAPE if dims[0] > 1000.
-# info = { arena, pool } as integers, the second output.
+# out[i] = a[i] + b[i] for i < dims[0], through the arena (the sums are stored there first); BAD_SHAPE if
+# dims[0] > 1000. info = { arena, pool } as integers, the second output.
 ENTRY = """
 define i32 @entry(ptr %args, ptr %dims, ptr %arena, ptr %pool) {
 entry:
@@ -79,7 +79,9 @@ def _inputs(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return generator.standard_normal(n).astype(np.float32), generator.standard_normal(n).astype(np.float32)
 
 
-@pytest.mark.parametrize("arena", [4000, 1 << 20, lambda dims: 4 * dims[0]], ids=["kept", "shared", "dynamic"])
+@pytest.mark.parametrize(
+    "arena", [4000, 1 << 20, lambda dims: 4 * dims[0]], ids=["kept", "shared", "dynamic"]
+)
 def test_run_allocates_outputs_and_arena(address: int, arena: object) -> None:
     own = Allocator()
     run = Executor(address, 2, lambda dims: [4 * dims[0], 16], arena, n_dims=1, n_outputs=2, allocator=own)  # type: ignore[arg-type]

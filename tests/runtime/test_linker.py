@@ -45,12 +45,28 @@ define void @not_exported() {
   ret void
 }
 """
-# As in test_engine: libm is needed here, and must be recorded in the library.
-MATHS = "declare double @cbrt(double)\ndefine double @root(double %x) {\n  %r = call double @cbrt(double %x)\n  ret double %r\n}"
+# libm is needed here, and must be recorded in the library.
+MATHS = """
+declare double @cbrt(double)
+define double @root(double %x) {
+  %r = call double @cbrt(double %x)
+  ret double %r
+}
+"""
+USES_MATHS = MATHS.replace("@root", "@use").replace("@cbrt", "@root")
+NEEDS_NOBODY = """
+declare void @nobody()
+define void @f() {
+  call void @nobody()
+  ret void
+}
+"""
 
 needs_cc = pytest.mark.skipif(linker._system_driver() is None, reason="needs a C compiler")
 needs_zig = pytest.mark.skipif(importlib.util.find_spec("ziglang") is None, reason="needs ziglang")
-linkers = pytest.mark.parametrize("kind", [pytest.param("system", marks=needs_cc), pytest.param("zig", marks=needs_zig)])
+linkers = pytest.mark.parametrize(
+    "kind", [pytest.param("system", marks=needs_cc), pytest.param("zig", marks=needs_zig)]
+)
 only_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF")
 
 
@@ -61,7 +77,9 @@ def _object(text: str) -> bytes:
 
 @linkers
 def test_library_runs_and_shows_only_its_exports(kind: linker.Linker, tmp_path: Path) -> None:
-    path = link_shared([_object(LIBRARY)], tmp_path / "deep" / library_name("model"), exports=["model_run"], linker=kind)
+    path = link_shared(
+        [_object(LIBRARY)], tmp_path / "deep" / library_name("model"), exports=["model_run"], linker=kind
+    )
     library = ctypes.CDLL(str(path))
     out = np.zeros(1000, np.int64)
     library.model_run(ctypes.c_void_p(out.ctypes.data), ctypes.c_int64(1000))
@@ -75,7 +93,9 @@ def test_library_runs_and_shows_only_its_exports(kind: linker.Linker, tmp_path: 
 @linkers
 @pytest.mark.skipif(shutil.which("nm") is None or shutil.which("readelf") is None, reason="needs binutils")
 def test_symbols_and_needed_libraries(kind: linker.Linker, tmp_path: Path) -> None:
-    path = link_shared([_object(LIBRARY)], tmp_path / "m.so", soname="m.so.1", exports=["model_run"], linker=kind)
+    path = link_shared(
+        [_object(LIBRARY)], tmp_path / "m.so", soname="m.so.1", exports=["model_run"], linker=kind
+    )
     symbols = subprocess.run(["nm", "-D", path], capture_output=True, text=True, check=True).stdout
     defined = [line.split()[-1] for line in symbols.splitlines() if line.split()[-2] in "TDBRVW"]
     assert defined == ["model_run"]
@@ -104,7 +124,7 @@ def test_libm_is_recorded_where_it_is_used(kind: linker.Linker, tmp_path: Path) 
 def test_failure_leaves_no_file_and_shows_the_linkers_words(kind: linker.Linker, tmp_path: Path) -> None:
     with pytest.raises(LinkerError, match=r"linking bad\.so failed"):
         link_shared([b"not an object"], tmp_path / "bad.so", exports=["f"], linker=kind)
-    missing = emit_object("declare void @nobody()\ndefine void @f() {\n  call void @nobody()\n  ret void\n}", host_target())
+    missing = emit_object(NEEDS_NOBODY, host_target())
     with pytest.raises(LinkerError, match="nobody"):
         link_shared([missing], tmp_path / "bad.so", exports=["f"], linker=kind)
     assert list(tmp_path.iterdir()) == []
@@ -125,7 +145,9 @@ def test_no_linker_names_both_remedies(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(LinkerError, match=r"(?s)no linker found.*C compiler.*flambeau\[cross\]"):
         link_shared([b"x"], tmp_path / "m.so", exports=["f"])
     with pytest.raises(LinkerError, match="not for riscv64"):
-        link_shared([b"x"], tmp_path / "m.so", exports=["f"], target_triple="riscv64-linux-gnu", linker="system")
+        link_shared(
+            [b"x"], tmp_path / "m.so", exports=["f"], target_triple="riscv64-linux-gnu", linker="system"
+        )
     with pytest.raises(ValueError, match="at least one name"):
         link_shared([b"x"], tmp_path / "m.so", exports=[])
 
@@ -136,8 +158,7 @@ def test_static_archive_links_into_a_library(kind: linker.Linker, tmp_path: Path
     second.write_bytes(_object(MATHS))
     archive = archive_static([_object(LIBRARY), second], tmp_path / "libmodel.a", linker=kind)
     assert archive.read_bytes().startswith(b"!<arch>\n")
-    user = "declare double @root(double)\ndefine double @use(double %x) {\n  %r = call double @root(double %x)\n  ret double %r\n}"
-    path = link_shared([_object(user), archive], tmp_path / "use.so", exports=["use"], linker=kind)
+    path = link_shared([_object(USES_MATHS), archive], tmp_path / "use.so", exports=["use"], linker=kind)
     use = ctypes.CDLL(str(path)).use
     use.restype, use.argtypes = ctypes.c_double, [ctypes.c_double]
     assert use(8.0) == pytest.approx(2.0)
@@ -159,7 +180,9 @@ def test_static_archive_links_into_a_library(kind: linker.Linker, tmp_path: Path
 def test_cross_linking(triple: str, magic: bytes, tmp_path: Path) -> None:
     target = cross_target(triple)
     code = emit_object(LIBRARY, target, link=[abi.pool_ir(target.triple)])
-    path = link_shared([code], tmp_path / library_name("m", triple), exports=["model_run"], target_triple=target.triple)
+    path = link_shared(
+        [code], tmp_path / library_name("m", triple), exports=["model_run"], target_triple=target.triple
+    )
     content = path.read_bytes()
     assert content.startswith(magic) and b"model_run" in content
 

@@ -63,7 +63,9 @@ def test_host_target_describes_this_machine() -> None:
         ("riscv64-linux-gnu", "", "", 64, 16, 64),
     ],
 )
-def test_cross_targets_vectors(triple: str, cpu: str, features: str, bits: int, registers: int, pointer: int) -> None:
+def test_cross_targets_vectors(
+    triple: str, cpu: str, features: str, bits: int, registers: int, pointer: int
+) -> None:
     target = cross_target(triple, cpu, features)
     assert (target.vector_bits, target.vector_registers, target.pointer_bits) == (bits, registers, pointer)
 
@@ -105,7 +107,9 @@ def test_loops_are_vectorised_from_level_2_on() -> None:
 
 
 def test_linked_modules_are_inlined() -> None:
-    text = "declare i32 @helper(i32)\ndefine i32 @f(i32 %x) {\n  %r = call i32 @helper(i32 %x)\n  ret i32 %r\n}"
+    text = (
+        "declare i32 @helper(i32)\ndefine i32 @f(i32 %x) {\n  %r = call i32 @helper(i32 %x)\n  ret i32 %r\n}"
+    )
     helper = "define linkonce_odr hidden i32 @helper(i32 %x) {\n  %r = add i32 %x, 41\n  ret i32 %r\n}"
     result = optimize(text, host_target(), link=[helper])
     assert "add i32 %x, 41" in result and "@helper" not in result

@@ -34,7 +34,9 @@ def pool(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
 class Job:
     """Arrays that the bodies write, and the context that points at them."""
 
-    def __init__(self, code: LoadedModule, size: int, pool: int = 0, values: np.ndarray | None = None) -> None:
+    def __init__(
+        self, code: LoadedModule, size: int, pool: int = 0, values: np.ndarray | None = None
+    ) -> None:
         self.code, self.pool = code, pool
         self.workers = np.full(size, -1, np.int64)
         self.visits = np.zeros(size, np.int64)
@@ -52,7 +54,9 @@ class Job:
 
 def expected_workers(n: int, count: int) -> np.ndarray:
     """Which worker owns each index: contiguous chunks, the first `n % parts` one longer."""
-    return np.concatenate([np.full(len(part), w) for w, part in enumerate(np.array_split(np.arange(n), min(n, count)))])
+    return np.concatenate(
+        [np.full(len(part), w) for w, part in enumerate(np.array_split(np.arange(n), min(n, count)))]
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6, 7, 8, 100, 1001])
@@ -203,7 +207,9 @@ def test_number_of_threads() -> None:
 
 def test_exit_with_live_workers_is_clean() -> None:
     """Interpreter shutdown must not free code that sleeping or spinning workers stand in."""
-    program = "from flambeau.runtime import threads; threads.set_num_threads(4); assert threads.default_pool()"
+    program = (
+        "from flambeau.runtime import threads; threads.set_num_threads(4); assert threads.default_pool()"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
