@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from flambeau.compiler.ir.core import Operation
+from flambeau.compiler.targets import llvm_rounding
 from flambeau.compiler.targets.llvm import new_module
 from flambeau.compiler.targets.machine import TargetDescription, emit_object
 from flambeau.compiler.targets.scalars import CPU
+
+#: x86 CPUs by name that have FMA, F16C and AVX2; features that only a name implies are not in the description.
+_X86_LEVEL_3 = re.compile(
+    r"x86-64-v[34]|haswell|broadwell|skylake.*|cascadelake|icelake.*|alderlake|znver\d|core-avx2"
+)
+
+
+def _is_x86(target: TargetDescription) -> bool:
+    return target.architecture in ("x86_64", "i386", "i586", "i686")
+
+
+def _level_3(target: TargetDescription) -> bool:
+    return _is_x86(target) and (target.vector_bits >= 512 or _X86_LEVEL_3.fullmatch(target.cpu) is not None)
 
 
 def has_fma(target: TargetDescription) -> bool:
     """Does the target multiply and add with one rounding, in one instruction?"""
     if target.architecture in ("aarch64", "arm64", "riscv64", "powerpc64le"):
         return True
-    return target.has("fma") or target.has("avx512f")
+    return target.has("fma") or _level_3(target)
 
 
 def has_f16_conversion(target: TargetDescription) -> bool:
     """Does the target convert between f16 and f32 in one instruction?"""
-    return target.architecture in ("aarch64", "arm64") or target.has("f16c") or target.has("avx512f")
+    return target.architecture in ("aarch64", "arm64") or target.has("f16c") or _level_3(target)
+
+
+def has_rounding(target: TargetDescription) -> bool:
+    """Does the target round to whole floats (floor, ceil, ...) in one instruction?"""
+    return (
+        not _is_x86(target) or target.has("sse4.1") or target.vector_bits >= 256 or target.cpu == "x86-64-v2"
+    )
 
 
 def emit_ir(
@@ -32,6 +54,9 @@ def emit_ir(
     if target.features:
         attributes.append(f'"target-features"="{target.features}"')
     module = new_module(CPU, " ".join(attributes))
+    if not has_rounding(target):
+        module.handlers = {**module.handlers, **llvm_rounding.HANDLERS}
+        module.scalars = {k: v for k, v in CPU.items() if k not in {c.name for c in llvm_rounding.HANDLERS}}
     head = f'target datalayout = "{target.data_layout}"\ntarget triple = "{target.triple}"\n'
     return head + module.emit(functions, constants)
 

@@ -12,6 +12,7 @@ from flambeau.compiler.diagnostics import CompilationError
 from flambeau.compiler.dialects.loops import arith, func
 from flambeau.compiler.dialects.loops.base import scalar_of
 from flambeau.compiler.ir.core import Block, Operation, Value
+from flambeau.compiler.ir.opdef import OpDef
 from flambeau.compiler.ir.types import MemRefType, Type, VectorType, i1
 from flambeau.compiler.targets.llvm_types import llvm_type, memory_type, suffix
 
@@ -24,7 +25,11 @@ class Module:
     """
 
     def __init__(
-        self, scalars: Mapping[str, str], handlers: Mapping[type, Handler], attributes: str, kernel: str = ""
+        self,
+        scalars: Mapping[str, str],
+        handlers: Mapping[type[OpDef], Handler],
+        attributes: str,
+        kernel: str = "",
     ) -> None:
         self.scalars, self.attributes, self.kernel, self.handlers = scalars, attributes, kernel, handlers
         self.texts: list[str] = []

@@ -12,6 +12,7 @@ from flambeau.compiler.diagnostics import CompilationError
 from flambeau.compiler.dialects.loops import arith, func, gpu, scf
 from flambeau.compiler.dialects.loops.base import scalar_of
 from flambeau.compiler.ir.core import Block, Operation, Value
+from flambeau.compiler.ir.opdef import OpDef
 from flambeau.compiler.ir.types import ElementType
 from flambeau.compiler.targets.llvm_body import Body, Handler
 from flambeau.compiler.targets.llvm_types import literal, llvm_type
@@ -286,7 +287,7 @@ def _gpu_shuffle(body: Body, operation: Operation, definition: gpu.Shuffle) -> N
     body.define(result, f"bitcast <2 x i32> {moved} to {type}")
 
 
-HANDLERS: dict[type, Handler] = {
+HANDLERS: dict[type[OpDef], Handler] = {
     arith.Constant: _constant,
     arith.Select: _select,
     arith.IndexCast: _index_cast,

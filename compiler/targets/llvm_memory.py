@@ -5,6 +5,7 @@ from __future__ import annotations
 from flambeau.compiler.dialects.loops import memref, vector
 from flambeau.compiler.dialects.loops.base import scalar_of
 from flambeau.compiler.ir.core import Operation, Value
+from flambeau.compiler.ir.opdef import OpDef
 from flambeau.compiler.ir.types import ElementType, MemRefType, Type, i1
 from flambeau.compiler.targets.llvm_body import Body, Handler
 from flambeau.compiler.targets.llvm_types import alignment, literal, llvm_type, memory_type, suffix
@@ -264,7 +265,7 @@ def _create_mask(body: Body, operation: Operation, definition: vector.CreateMask
     )
 
 
-HANDLERS: dict[type, Handler] = {
+HANDLERS: dict[type[OpDef], Handler] = {
     memref.Alloca: _alloca,
     memref.CollapseShape: _collapse,
     memref.FromPointer: _from_pointer,
