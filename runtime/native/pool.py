@@ -17,9 +17,10 @@ Protocol. The epoch word is `counter << 16 | parts`. A caller owns the pool whil
 exchange; never waited for). It writes the job, sets `pending` to the number of workers with a chunk, and
 publishes a new epoch. A worker whose number is below `parts` has a chunk in that epoch, and the caller does
 not return before it is done, so the job is stable while it is read; the others never read it. Workers spin on
-the epoch for some tens of microseconds, then sleep on a condition variable; `sleepers` and the epoch are
-sequentially consistent, so either the publisher sees the sleeper or the sleeper sees the epoch. The caller
-waits for `pending` in the same way (`waiting`, `done`).
+the epoch for some tens of microseconds, offering the CPU to others sixteen times meanwhile (a thread that has
+work may be waiting for it: with more threads than CPUs, five times faster than without), then sleep on a
+condition variable; `sleepers` and the epoch are sequentially consistent, so either the publisher sees the
+sleeper or the sleeper sees the epoch. The caller waits for `pending` in the same way (`waiting`, `done`).
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ declare i32 @pthread_cond_broadcast(ptr) nounwind
 declare i32 @pthread_cond_destroy(ptr) nounwind
 declare i32 @pthread_sigmask(i32, ptr, ptr) nounwind
 declare i32 @sigfillset(ptr) nounwind
+declare i32 @sched_yield() nounwind
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 $pause_declaration
 """
@@ -124,13 +126,18 @@ idle:
   %last = phi i64 [ 0, %entry ], [ %epoch, %got ], [ %epoch, %finish ]
   br label %spin
 spin:
-  %i = phi i32 [ 0, %idle ], [ %i.next, %again ]
+  %i = phi i32 [ 0, %idle ], [ %i.next, %again ], [ %i.next, %yield ]
   %seen = load atomic i64, ptr %epoch.p acquire, align 8
   %changed = icmp ne i64 %seen, %last
   br i1 %changed, label %got, label %again
 again:
   $pause
   %i.next = add i32 %i, 1
+  %turn = and i32 %i.next, $yield_mask
+  %due = icmp eq i32 %turn, 0
+  br i1 %due, label %yield, label %spin
+yield:
+  %y0 = call i32 @sched_yield()
   %more = icmp ult i32 %i.next, $spins
   br i1 %more, label %spin, label %sleep
 sleep:
@@ -376,13 +383,18 @@ work.own:
   call void @fb_pool_chunk(ptr %fn, ptr %ctx, i64 %n, i64 %parts, i64 0)
   br label %join
 join:
-  %i = phi i32 [ 0, %work.own ], [ %i.next, %again ]
+  %i = phi i32 [ 0, %work.own ], [ %i.next, %again ], [ %i.next, %yield ]
   %pending = load atomic i32, ptr %pending.p acquire, align 4
   %complete = icmp eq i32 %pending, 0
   br i1 %complete, label %release, label %again
 again:
   $pause
   %i.next = add i32 %i, 1
+  %turn = and i32 %i.next, $yield_mask
+  %due = icmp eq i32 %turn, 0
+  br i1 %due, label %yield, label %join
+yield:
+  %y0 = call i32 @sched_yield()
   %more = icmp ult i32 %i.next, $spins
   br i1 %more, label %join, label %sleep
 sleep:
@@ -441,8 +453,8 @@ MAX_THREADS = 1024
 
 # Spins before a thread sleeps: some tens of microseconds at the usual length of each architecture's pause.
 _PAUSE = {
-    "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()", 2000),
-    "aarch64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)", 20000),
+    "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()", 2048),
+    "aarch64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)", 16384),
 }
 _PTHREAD_ARCHITECTURES = ("x86_64", "aarch64", "riscv64", "powerpc64le", "s390x", "loongarch64")
 
@@ -459,13 +471,14 @@ def pool_ir(triple: str, linkage: str = LINK_ONCE) -> str:
     head = f'target triple = "{triple}"\n'
     if not has_threads(triple):
         return head + Template(_INLINE).substitute(linkage=linkage)
-    declaration, pause, spins = _PAUSE.get(_architecture(triple), ("", "", 20000))
+    declaration, pause, spins = _PAUSE.get(_architecture(triple), ("", "", 16384))
     values = {
         **_FIELDS,
         "linkage": linkage,
         "pause_declaration": declaration,
         "pause": pause,
         "spins": spins,
+        "yield_mask": spins // 16 - 1,
         "max_threads": MAX_THREADS,
         "sig_setmask": 2 if "linux" in triple else 3,  # <signal.h>: 2 on Linux, 3 on macOS and the BSDs
     }
