@@ -54,6 +54,8 @@ def emit(
     body: the scheme *packed* runs one parallel loop after another.
     """
     problem, s = schedule_of(problem, cpu)
+    if 0 in (*problem.batch, problem.m, problem.n):
+        return s  # an empty result
     if s.scheme == "dot":
         _Dot(b, problem, s).emit()
     elif s.scheme == "packed":

@@ -39,7 +39,9 @@ def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Val
     template.emit(emitter, problem, cpu, workspace)
 
 
-def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter, target: Value | None) -> Contraction:
+def _problem(
+    ctx: LoweringContext, operation: Operation, emitter: LoopEmitter, target: Value | None
+) -> Contraction:
     lhs, rhs = (tensor_of(v) for v in operation.operands)
     d = definition_of(operation).contraction(lhs, rhs)
     left, right = operation.operands[d.operands[0]], operation.operands[d.operands[1]]
@@ -58,10 +60,9 @@ def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter, t
         assert target is not None
         e.store(e.convert(Scalar(value, d.accumulator), result.element), target, d.result_index(batch, m, n))
 
-    a = _operand(ctx, left, load_a, d.lhs_index, (d.m, d.k), d.batch)
-    b = _operand(
-        ctx, right, load_b, None if d.rhs_index is None else lambda bt, n, k: d.rhs_index(bt, k, n), (d.n, d.k), d.batch
-    )
+    a = _operand(ctx, left, load_a, d.lhs_index, (d.m, d.k), d.batch, d.lhs_run)
+    rhs_index = None if d.rhs_index is None else lambda bt, n, k: d.rhs_index(bt, k, n)
+    b = _operand(ctx, right, load_b, rhs_index, (d.n, d.k), d.batch, d.rhs_run)
     place = _strides(result.shape, d.result_index, (d.m, d.n), d.batch)
     partial = None
     if target is not None and place is not None and place[1] == 1 and result.element is d.accumulator:
@@ -71,12 +72,20 @@ def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter, t
 
 
 def _operand(
-    ctx: LoweringContext, value: Value, load: Any, index: Any, extents: tuple[Index, Index], batch: tuple[Index, ...]
+    ctx: LoweringContext,
+    value: Value,
+    load: Any,
+    index: Any,
+    extents: tuple[Index, Index],
+    batch: tuple[Index, ...],
+    run: tuple[str, int] | None,
 ) -> Operand:
-    """`plain` where the operand simply lies in memory with a unit stride somewhere."""
+    """`plain` where the operand simply lies in memory with a unit stride somewhere; else read by runs, if it has any."""
     buffer = ctx.memory.get(value)
     type = tensor_of(value)
     strides = None if index is None else _strides(type.shape, index, extents, batch)
+    if buffer is not None and strides is None and run is not None:
+        return Operand(load, None, "row" if run[0] == "row" else "depth", run[1])
     if strides is None or buffer is None:
         return Operand(load)
     along: Literal["", "row", "depth"] = "row" if strides[0] == 1 else "depth" if strides[1] == 1 else ""
@@ -117,7 +126,10 @@ def _coefficient(offset: Index, symbol: Symbol) -> Index | None:
     for monomial, coefficient in offset.terms.items():
         plain = [a for a in monomial if a is symbol]
         rest = [a for a in monomial if a is not symbol]
-        if any(not isinstance(a, Symbol) and symbol in Dim({(a,): 1}).symbols() for a in rest) or len(plain) > 1:
+        if (
+            any(not isinstance(a, Symbol) and symbol in Dim({(a,): 1}).symbols() for a in rest)
+            or len(plain) > 1
+        ):
             return None
         if plain:
             total = total + Dim({tuple(rest): coefficient}) if rest else total + coefficient

@@ -60,7 +60,7 @@ class OperandFacts:
 
 def _assume(extent: Index, default: int = 256) -> int:
     """A number for cost decisions; an unknown extent counts as `default`."""
-    return default if isinstance(extent, Dim) else extent
+    return default if isinstance(extent, Dim) else max(extent, 1)
 
 
 def balanced(extent: int, most: int) -> int:

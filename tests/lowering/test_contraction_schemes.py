@@ -53,14 +53,30 @@ class Executor:
         self.sizes = dict(sizes)
         self.builder = self
         self.lanes = 0
-        self.count = 0
+        self.active: list[int] = []
 
     @contextmanager
     def lanes_of(self, lanes: int, count: Any = None) -> Iterator[Any]:
         assert not self.lanes, "vectors in vectors"
-        self.lanes, self.count = lanes, lanes if count is None else max(0, min(lanes, self.number(count)))
+        self.lanes = lanes
+        self.active = list(range(lanes if count is None else max(0, min(lanes, self.number(count)))))
         yield dims.dim("lane")
         self.lanes = 0
+
+    @contextmanager
+    def some_lanes(self, lanes: int, mask: Any) -> Iterator[Any]:
+        with self.lanes_of(lanes) as lane:
+            self.active = [i for i in range(lanes) if mask[i]]
+            yield lane
+
+    def between(self, low: Any, high: Any, lanes: int) -> Any:
+        return (np.arange(lanes) >= self.number(low)) & (np.arange(lanes) < self.number(high))
+
+    def select(self, mask: Any, x: Any, y: Any) -> Any:
+        return np.where(mask, x, y)
+
+    def symbol(self, expression: Any, low: Any, high: Any) -> int:
+        return self.number(expression)
 
     def has_lane(self, at: Sequence[Any]) -> bool:
         return any(isinstance(i, dims.Dim) and "lane" in {x.name for x in i.symbols()} for i in at)
@@ -68,7 +84,7 @@ class Executor:
     def each_lane(self, buffer: Buffer, at: Sequence[Any]) -> list[int]:
         return [
             buffer.offset([dims.evaluate(i, {**self.sizes, "lane": lane}) for i in at])
-            for lane in range(self.count)
+            for lane in self.active
         ]
 
     def number(self, x: Any) -> int:
@@ -99,14 +115,14 @@ class Executor:
     def load(self, buffer: Buffer, at: Sequence[Any]) -> Any:
         if self.has_lane(at):
             result = np.zeros(self.lanes, buffer.array.dtype)
-            result[: self.count] = buffer.array.reshape(-1)[self.each_lane(buffer, at)]
+            result[self.active] = buffer.array.reshape(-1)[self.each_lane(buffer, at)]
             return result
         return buffer.array.reshape(-1)[buffer.offset(self.at(at))]
 
     def store(self, value: Any, buffer: Buffer, at: Sequence[Any]) -> None:
         assert np.asarray(value).dtype == buffer.array.dtype
         if self.has_lane(at):
-            buffer.array.reshape(-1)[self.each_lane(buffer, at)] = value[: self.count]
+            buffer.array.reshape(-1)[self.each_lane(buffer, at)] = value[self.active]
             return
         buffer.array.reshape(-1)[buffer.offset(self.at(at))] = value
 
@@ -175,6 +191,7 @@ def run(
     inner: tuple[int, ...] = (),
     along: bool = True,
     vector_store: bool = True,
+    run_length: int = 0,
 ) -> str:
     """Execute one contraction and compare with NumPy; returns the scheme that ran."""
     acc = accumulator or element
@@ -191,13 +208,25 @@ def run(
     def operand(buffer: Buffer, name: str, swapped: bool) -> Operand:
         order = (axes, rank + 1, rank) if swapped else (axes, rank, rank + 1)
         found = plain_operand(executor, buffer, element, buffer.array.shape, order, acc)
-        return found if name in plain else replace(found, plain=None, along=found.along if along else "")
+        if name in plain:
+            return found
+        if not run_length:
+            return replace(found, plain=None, along=found.along if along else "")
+
+        def load(b: Any, at: Any, row: Any, depth: Any) -> Any:
+            if executor.lanes:
+                position = row if found.along == "row" else depth
+                lanes = [dims.evaluate(position, {**executor.sizes, "lane": x}) for x in executor.active]
+                assert len({x // run_length for x in lanes}) <= 1
+            return found.load(b, at, row, depth)
+
+        return Operand(load, None, found.along, run_length)
 
     result = Plain(c, acc, lambda at, i, j: (*at, i, j), unit_depth=True)
     write = into_buffer(executor, result, acc)
 
     def store(b: Any, at: Any, i: Any, j: Any, value: Any) -> None:
-        if not vector_store or "N" not in symbolic and n == 1:
+        if not vector_store or (m == n == 1 and not symbolic):
             assert np.ndim(value) == 0
         write(b, at, i, j, value + executor.load(offsets, (j,)) if bias else value)
 
@@ -264,6 +293,19 @@ def test_each_scheme_is_reached_and_right(kwargs: dict[str, Any], scheme: str) -
     assert run((2,), *size, **kwargs) == scheme
     assert run((2,), *size, **kwargs, bias=True) == scheme
     assert run((2,), *size, **kwargs, partial=False, bias=True) == scheme
+
+
+@pytest.mark.parametrize("size", [(0, 3, 4), (3, 0, 4), (0, 0, 0)], ids=str)
+def test_empty_results(size: tuple[int, int, int]) -> None:
+    run((2,), *size)
+    run((0,), 3, 4, 5)
+
+
+@pytest.mark.parametrize("run_length", [2, 3, 5, 7, 30])
+@pytest.mark.parametrize("transposed", ["", "a", "b", "ab"])
+def test_vectors_stay_within_runs(transposed: str, run_length: int) -> None:
+    run((2,), 13, 21, 30, plain="", transposed=transposed, run_length=run_length)
+    run((), 13, 21, 30, plain="", transposed=transposed, run_length=run_length, symbolic="MNK")
 
 
 @pytest.mark.parametrize("symbolic", ["M", "N", "K", "MN", "MNK"])

@@ -35,8 +35,8 @@ class ContractionDescription:
     `lhs_index(batch, m, k)` and `rhs_index(batch, k, n)` are the operands' indices where a side needs no such guard,
     else None. `result_index(batch, m, n)` is the place in the result; consecutive `n` are neighbours in memory
     wherever the result's layout allows. `inner` are the sizes of the inner digits of k, outermost first.
-    `lhs_run` and `rhs_run`, for sides that are not linear in memory, say along which position neighbours are neighbours in
-    memory, and for how many positions on end.
+    `lhs_run` and `rhs_run`, for sides that are not linear in memory, say along which position neighbours are
+    neighbours in memory, and for how many positions on end.
     `accumulator` is the type of the sum, which is then converted to the result's.
     """
 

@@ -266,6 +266,8 @@ class Convolution(GraphOp):
                 (lambda at, m, k: input_index(at, k, m)) if unguarded else None,
                 kernel_index,
                 tuple(inner),
+                input_run,
+                kernel_run,
             )
         return ContractionDescription(
             tuple(batch),
@@ -280,7 +282,27 @@ class Convolution(GraphOp):
             lambda at, m, k: kernel_index(at, k, m),
             input_index if unguarded else None,
             tuple(inner),
+            kernel_run,
+            input_run,
         )
+
+    def _input_run(
+        self, x: TensorType, w: TensorType, width: Index, spatial: Sequence[int], k_axes: Sequence[int]
+    ) -> Run | None:
+        """Along which position the input's innermost spatial dimension is read element by element."""
+        last = x.rank - 1
+        if last not in self.input_spatial:
+            return None
+        s = self.input_spatial.index(last)
+        if self.lhs_dilation[s] != 1:
+            return None
+        if spatial[-1] == s and isinstance(width, int) and width >= SHORT_RUN:
+            return ("row", width)
+        taps = w.shape[self.kernel_spatial[s]]
+        dense = self.rhs_dilation[s] == 1 and not self.window_reversal[s]
+        if dense and k_axes[-1] == self.kernel_spatial[s] and isinstance(taps, int) and taps >= SHORT_RUN:
+            return ("depth", taps)
+        return None
 
     def _input_index(
         self, x: TensorType, group: Index, image: Index, channel: Index, where: Sequence[Index]
@@ -446,7 +468,8 @@ class Convolution(GraphOp):
         kernel = w.transpose(
             self.kernel_output_feature, self.kernel_input_feature, *self.kernel_spatial
         ).astype(wide)
-        kernel = np.flip(kernel, [s + 2 for s in range(rank) if self.window_reversal[s]])
+        turned = tuple([s + 2 for s in range(rank) if self.window_reversal[s]])
+        kernel = np.asarray(np.flip(kernel, turned))
         image = spread_and_pad(image, (1, 1, *self.lhs_dilation), ((0, 0), (0, 0), *self.padding), 0)
         features = kernel.shape[0] // groups
         counts = [
@@ -462,28 +485,15 @@ class Convolution(GraphOp):
         parts = []
         for g in range(groups):
             part = np.zeros((images[g].shape[0], features, *counts), wide)
-            for taps in itertools.product(*(range(n) for n in kernel.shape[2:])):
-                cut = (
-                    tuple(
-                        [
-                            slice(
-                                t * self.rhs_dilation[s],
-                                t * self.rhs_dilation[s] + (counts[s] - 1) * self.window_strides[s] + 1,
-                                self.window_strides[s],
-                            )
-                            for s, t in enumerate(taps)
-                        ]
-                    )
-                    if all(counts)
-                    else (slice(0, 0),) * rank
-                )
+            for taps in itertools.product(*(range(n) for n in kernel.shape[2:])) if all(counts) else ():
+                first = [t * d for t, d in zip(taps, self.rhs_dilation, strict=True)]
+                cut = [
+                    slice(low, low + (count - 1) * stride + 1, stride)
+                    for low, count, stride in zip(first, counts, self.window_strides, strict=True)
+                ]
                 seen = images[g][(slice(None), slice(None), *cut)]
-                if all(counts):
-                    part += np.einsum(
-                        "bc...,fc->bf...",
-                        seen,
-                        kernel[(slice(g * features, (g + 1) * features), slice(None), *taps)],
-                    )
+                tap: tuple[Any, ...] = (slice(g * features, (g + 1) * features), slice(None), *taps)
+                part += np.einsum("bc...,fc->bf...", seen, kernel[tap])
             parts.append(part)
         out = np.concatenate(parts, axis=1)
         place = [0] * (rank + 2)
