@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -42,14 +41,18 @@ def bind(graph: Graph, arrays: Sequence[Array]) -> dict[str, int]:
     for i, (parameter, array) in enumerate(zip(graph.parameters, arrays)):
         expected = _tensor_type(parameter)
         if from_numpy(array.dtype) is not expected.element or array.ndim != expected.rank:
-            raise VerificationError(f"parameter {i} of graph {graph.name} is {expected}, got {array.dtype}{list(array.shape)}")
+            raise VerificationError(
+                f"parameter {i} of graph {graph.name} is {expected}, got {array.dtype}{list(array.shape)}"
+            )
         for d, size in zip(expected.shape, array.shape):
             if isinstance(d, Dim) and repr(d).isidentifier():
                 binding.setdefault(repr(d), size)
     for i, (parameter, array) in enumerate(zip(graph.parameters, arrays)):
         shape = static_shape(_tensor_type(parameter), binding)
         if shape != array.shape:
-            raise VerificationError(f"parameter {i} of graph {graph.name}: expected shape {shape}, got {array.shape}")
+            raise VerificationError(
+                f"parameter {i} of graph {graph.name}: expected shape {shape}, got {array.shape}"
+            )
     return binding
 
 
@@ -77,7 +80,9 @@ def _specialised(value: Any, binding: dict[str, int]) -> Any:
     return value
 
 
-def run_operation(operation: Operation, operands: Sequence[Array], binding: dict[str, int]) -> tuple[Array, ...]:
+def run_operation(
+    operation: Operation, operands: Sequence[Array], binding: dict[str, int]
+) -> tuple[Array, ...]:
     """The results of one operation; checks their types."""
     found = run_definition(specialise(operation.definition, binding), operands)
     for value, array in zip(operation.results, found, strict=True):
@@ -104,11 +109,14 @@ def decomposition(definition: Any, arrays: Sequence[Array]) -> Graph:
     """A composite's decomposition on operands of these arrays' types, as a graph."""
     parameters = [Value(tensor(a.shape, from_numpy(a.dtype))) for a in arrays]
     results = definition.decompose(*parameters)
-    return Graph(parameters, [results] if isinstance(results, Value) else list(results), definition.name.replace(".", "_"))
+    return Graph(
+        parameters,
+        [results] if isinstance(results, Value) else list(results),
+        definition.name.replace(".", "_"),
+    )
 
 
-@cache
-def _has_reference(cls: type[OpDef]) -> bool:
+def _has_reference(cls: type[Any]) -> bool:
     """Does a class below the bases define `reference`? The base only raises."""
     owner = next(c for c in cls.__mro__ if "reference" in c.__dict__)
     return owner.__name__ != "GraphOp"

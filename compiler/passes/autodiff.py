@@ -29,7 +29,9 @@ def vjp(
     """
     for result, cotangent in zip(results, cotangents, strict=True):
         if cotangent is not None and cotangent.type is not result.type:
-            raise NotDifferentiableError(f"the cotangent of a {result.type} must have its type, got {cotangent.type}")
+            raise NotDifferentiableError(
+                f"the cotangent of a {result.type} must have its type, got {cotangent.type}"
+            )
     order = topological(results, set())
     active = _active(order, wrt, needs)
     totals: dict[Value, Value] = {}
@@ -51,7 +53,9 @@ def vjp(
     return [totals.get(v) for v in wrt]
 
 
-def _active(order: Sequence[Operation], wrt: Sequence[Value], needs: Callable[[Value], bool] | None) -> set[Value]:
+def _active(
+    order: Sequence[Operation], wrt: Sequence[Value], needs: Callable[[Value], bool] | None
+) -> set[Value]:
     """Float values on a path from a value of `wrt`, these included."""
     active = {v for v in wrt if _is_float(v)}
     for operation in order:
@@ -71,7 +75,9 @@ def _is_float(value: Value) -> bool:
 def _gradient(operation: Operation, cotangents: Sequence[Value | None]) -> tuple[Value | None, ...]:
     definition = operation.definition
     if not isinstance(definition, GraphOp):
-        raise NotDifferentiableError(f"{definition.name} is not an operation of the graph level", operation.location)
+        raise NotDifferentiableError(
+            f"{definition.name} is not an operation of the graph level", operation.location
+        )
     try:
         found = definition.gradient(cotangents, operation.operands, operation.results)
     except NotDifferentiableError as error:
@@ -86,7 +92,7 @@ def _gradient(operation: Operation, cotangents: Sequence[Value | None]) -> tuple
     for value, cotangent in zip(operation.operands, found):
         if cotangent is not None and cotangent.type is not value.type:
             raise NotDifferentiableError(
-                f"{definition.name}: its vjp gives a cotangent of type {cotangent.type} for an operand of type {value.type}",
+                f"{definition.name}: its vjp gives a cotangent of {cotangent.type} for an operand of {value.type}",
                 operation.location,
             )
     return found

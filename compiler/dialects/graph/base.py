@@ -30,13 +30,13 @@ class NotDifferentiable:
 class Sample:
     """One input from which the tests of an operation are made.
 
-    `operands` are NumPy arrays; `definition` the operation with its attributes. `torch` computes the same from
+    `operands` are NumPy arrays or scalars; `definition` the operation with its attributes. `torch` computes the same from
     torch tensors, or is None where torch has no counterpart. `differentiable` names the operands whose gradient is
     checked (all floating ones if None). `tolerance` is relative, on top of the dtype's own.
     """
 
     definition: GraphOp
-    operands: tuple[np.ndarray[Any, Any], ...]
+    operands: tuple[Any, ...]
     torch: Callable[..., Any] | None = None
     differentiable: tuple[int, ...] | None = None
     tolerance: float = 0.0

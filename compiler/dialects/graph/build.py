@@ -198,7 +198,9 @@ def swap_axes(x: Value, a: int, b: int) -> Value:
     return transpose(x, order)
 
 
-def slice(x: Value, start: Sequence[Index], limit: Sequence[Index], strides: Sequence[int] | None = None) -> Value:
+def slice(
+    x: Value, start: Sequence[Index], limit: Sequence[Index], strides: Sequence[int] | None = None
+) -> Value:
     """Elements ``start, start + stride, …`` below `limit`, an entry an axis."""
     steps = tuple(strides) if strides is not None else (1,) * len(start)
     return make(op("slice", start_indices=tuple(start), limit_indices=tuple(limit), strides=steps), x)
@@ -215,7 +217,11 @@ def slice_axis(x: Value, axis: int, start: Index, limit: Index, stride: int = 1)
 
 
 def pad(
-    x: Value, low: Sequence[Index], high: Sequence[Index], interior: Sequence[int] | None = None, value: Number = 0
+    x: Value,
+    low: Sequence[Index],
+    high: Sequence[Index],
+    interior: Sequence[int] | None = None,
+    value: Number = 0,
 ) -> Value:
     """`value` before, behind and (`interior`) between the elements; negative `low` and `high` cut."""
     rank = type_of(x).rank
@@ -482,7 +488,9 @@ def select(condition: Value, x: Operand, y: Operand) -> Value:
     """`x` where `condition` (i1), else `y`; scalars and numbers are broadcast."""
     x, y = pair(x, y)
     shape = shape_of(condition) if type_of(x).rank == 0 else shape_of(x)
-    return make(op("select"), *(broadcast_to(v, shape) if type_of(v).rank == 0 else v for v in (condition, x, y)))
+    return make(
+        op("select"), *(broadcast_to(v, shape) if type_of(v).rank == 0 else v for v in (condition, x, y))
+    )
 
 
 def clamp(low: Operand, x: Value, high: Operand) -> Value:
@@ -555,7 +563,9 @@ def arg_reduce(x: Value, kind: str, dimension: int) -> Value:
 
 def cumulative(x: Value, dimension: int, kind: str = "sum", reverse: bool = False) -> Value:
     """Running sum, prod, max or min along `dimension`, from the end with `reverse`."""
-    return make(op("cumulative", dimension=normal_axis(dimension, type_of(x).rank), kind=kind, reverse=reverse), x)
+    return make(
+        op("cumulative", dimension=normal_axis(dimension, type_of(x).rank), kind=kind, reverse=reverse), x
+    )
 
 
 # -- indexing and sorting ------------------------------------------------------------------------------------------
@@ -567,7 +577,12 @@ def gather(x: Value, indices: Sequence[Value], axes: Sequence[int], position: in
 
 
 def scatter(
-    x: Value, updates: Value, indices: Sequence[Value], axes: Sequence[int], position: int = 0, kind: str = "add"
+    x: Value,
+    updates: Value,
+    indices: Sequence[Value],
+    axes: Sequence[int],
+    position: int = 0,
+    kind: str = "add",
 ) -> Value:
     """`x` with `updates` combined into ``x[i1, :, i2]``: see `graph.scatter`."""
     return make(op("scatter", axes=tuple(axes), position=position, kind=kind), x, updates, *indices)

@@ -27,7 +27,7 @@ _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 class Compare(Elementwise):
-    """i1: whether x stands in `direction` (EQ, NE, LT, LE, GT, GE) to y; with NaN only NE holds. StableHLO `compare`."""
+    """i1: does x stand in `direction` (EQ, NE, LT, LE, GT, GE) to y? With NaN only NE holds. StableHLO `compare`."""
 
     name = "graph.compare"
     arity: ClassVar[int] = 2
@@ -39,10 +39,10 @@ class Compare(Elementwise):
             raise self.reject("unknown direction", expected=" ".join(_COMPARISONS), actual=self.direction)
         return i1
 
-    def element(self, b: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any, y: Any) -> Any:
         return b.compare(self.direction, x, y)
 
-    def reference(self, x: Array, y: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, y: Array) -> Any:
         return np.asarray(_COMPARISONS[self.direction](x, y))
 
     def samples(self) -> Iterable[Sample]:
@@ -50,7 +50,9 @@ class Compare(Elementwise):
         for direction, function in _COMPARISONS.items():
             yield Sample(Compare(direction), special, function)
             for element in (f64, f16, bf16, i64, i8, u8, i1):
-                operands = [sampling.array((3, 4), element, 0 if element is u8 else -3, 3, seed) for seed in (0, 1)]
+                operands = [
+                    sampling.array((3, 4), element, 0 if element is u8 else -3, 3, seed) for seed in (0, 1)
+                ]
                 yield Sample(Compare(direction), tuple(operands), function)
         yield Sample(Compare("LT"), (np.float32(1), np.float32(2)), operator.lt)
         yield Sample(Compare("GE"), (np.zeros((0, 2)), np.zeros((0, 2))), operator.ge)
@@ -66,7 +68,9 @@ class Logic(Elementwise):
 
 def _logic_samples(definition: Logic, function: Callable[..., Any]) -> Iterable[Sample]:
     yield from sampling.integers(definition, function, definition.arity)
-    yield Sample(definition, tuple(sampling.array((3, 5), i1, seed=s) for s in range(definition.arity)), function)
+    yield Sample(
+        definition, tuple(sampling.array((3, 5), i1, seed=s) for s in range(definition.arity)), function
+    )
     yield Sample(definition, (np.bool_(True),) * definition.arity, function)
 
 
@@ -75,7 +79,7 @@ class And(Logic):
 
     name = "graph.and"
 
-    def fold(self, x: Value, y: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value, y: Value) -> Value | None:
         if x is y:
             return x
         for one, other in ((x, y), (y, x)):
@@ -85,10 +89,10 @@ class And(Logic):
                 return other
         return None
 
-    def element(self, b: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any, y: Any) -> Any:
         return b.and_(x, y)
 
-    def reference(self, x: Array, y: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, y: Array) -> Any:
         return x & y
 
     def samples(self) -> Iterable[Sample]:
@@ -100,7 +104,7 @@ class Or(Logic):
 
     name = "graph.or"
 
-    def fold(self, x: Value, y: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value, y: Value) -> Value | None:
         if x is y:
             return x
         for one, other in ((x, y), (y, x)):
@@ -110,10 +114,10 @@ class Or(Logic):
                 return one
         return None
 
-    def element(self, b: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any, y: Any) -> Any:
         return b.or_(x, y)
 
-    def reference(self, x: Array, y: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, y: Array) -> Any:
         return x | y
 
     def samples(self) -> Iterable[Sample]:
@@ -125,15 +129,15 @@ class Xor(Logic):
 
     name = "graph.xor"
 
-    def fold(self, x: Value, y: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value, y: Value) -> Value | None:
         if build.is_splat(y, 0):
             return x
         return y if build.is_splat(x, 0) else None
 
-    def element(self, b: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any, y: Any) -> Any:
         return b.xor(x, y)
 
-    def reference(self, x: Array, y: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, y: Array) -> Any:
         return x ^ y
 
     def samples(self) -> Iterable[Sample]:
@@ -146,14 +150,14 @@ class Not(Logic):
     name = "graph.not"
     arity: ClassVar[int] = 1
 
-    def fold(self, x: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value) -> Value | None:
         inner = x.owner
         return inner.operands[0] if inner is not None and isinstance(inner.definition, Not) else None
 
-    def element(self, b: Any, x: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any) -> Any:
         return b.not_(x)
 
-    def reference(self, x: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array) -> Any:
         return ~x
 
     def samples(self) -> Iterable[Sample]:
@@ -167,7 +171,7 @@ class Shift(Elementwise):
     arity: ClassVar[int] = 2
     vjp = STEP
 
-    def fold(self, x: Value, y: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value, y: Value) -> Value | None:
         return x if build.is_splat(y, 0) else None
 
 
@@ -184,10 +188,10 @@ class ShiftLeft(Shift):
 
     name = "graph.shift_left"
 
-    def element(self, b: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any, y: Any) -> Any:
         return b.shift_left(x, y)
 
-    def reference(self, x: Array, y: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, y: Array) -> Any:
         bits = x.dtype.itemsize * 8
         inside = (y >= 0) & (y < bits)
         return np.where(inside, np.left_shift(x, np.where(inside, y, 0).astype(x.dtype)), 0).astype(x.dtype)
@@ -204,10 +208,10 @@ class ShiftRight(Shift):
 
     name = "graph.shift_right"
 
-    def element(self, b: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any, y: Any) -> Any:
         return b.shift_right(x, y)
 
-    def reference(self, x: Array, y: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, y: Array) -> Any:
         bits = x.dtype.itemsize * 8
         inside = (y >= 0) & (y < bits)
         moved = np.right_shift(x, np.where(inside, y, bits - 1).astype(x.dtype))
@@ -233,24 +237,36 @@ class Select(GraphOp):
             raise self.reject("the condition's shape differs", expected=x.shape, actual=condition.shape)
         return result
 
-    def fold(self, condition: Value, x: Value, y: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, condition: Value, x: Value, y: Value) -> Value | None:
         known = build.splat_value(condition)
         if known is not None:
             return x if known else y
         return x if x is y else None
 
-    def element_at(self, b: Any, index: Any, condition: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def element_at(self, b: Any, index: Any, condition: Any, x: Any, y: Any) -> Any:
         return b.select(condition(index), x(index), y(index))
 
     def vjp(self, ct: Value, condition: Value, x: Value, y: Value, *, result: Value) -> Gradients:
         return None, build.select(condition, ct, 0), build.select(condition, 0, ct)
 
-    def reference(self, condition: Array, x: Array, y: Array) -> Any:  # type: ignore[override]
+    def reference(self, condition: Array, x: Array, y: Array) -> Any:
         return np.where(condition, x, y)
 
     def samples(self) -> Iterable[Sample]:
-        for shape, element in (((3, 4), f64), ((), f32), ((0, 2), f32), ((9,), f16), ((9,), bf16), ((2, 5), i32), ((6,), i1)):
-            operands = sampling.array(shape, i1), sampling.array(shape, element), sampling.array(shape, element, seed=1)
+        for shape, element in (
+            ((3, 4), f64),
+            ((), f32),
+            ((0, 2), f32),
+            ((9,), f16),
+            ((9,), bf16),
+            ((2, 5), i32),
+            ((6,), i1),
+        ):
+            operands = (
+                sampling.array(shape, i1),
+                sampling.array(shape, element),
+                sampling.array(shape, element, seed=1),
+            )
             yield Sample(Select(), operands, lambda c, x, y: x.where(c, y))
 
 
@@ -264,7 +280,7 @@ class Clamp(Elementwise):
     arity: ClassVar[int] = 3
     kinds: ClassVar[tuple[str, ...]] = ("float", "int", "uint")
 
-    def element(self, b: Any, low: Any, x: Any, high: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, low: Any, x: Any, high: Any) -> Any:
         return b.min(b.max(x, low), high)
 
     def vjp(self, ct: Value, low: Value, x: Value, high: Value, *, result: Value) -> Gradients:
@@ -277,13 +293,22 @@ class Clamp(Elementwise):
             build.select(build.or_(above, build.and_(below, build.not_(ordered))), ct, 0),
         )
 
-    def reference(self, low: Array, x: Array, high: Array) -> Any:  # type: ignore[override]
+    def reference(self, low: Array, x: Array, high: Array) -> Any:
         return np.minimum(np.maximum(x, low), high)
 
     def samples(self) -> Iterable[Sample]:
-        for shape, element in (((3, 4), f64), ((), f32), ((0,), f32), ((9,), f16), ((9,), bf16), ((2, 5), i32)):
+        for shape, element in (
+            ((3, 4), f64),
+            ((), f32),
+            ((0,), f32),
+            ((9,), f16),
+            ((9,), bf16),
+            ((2, 5), i32),
+        ):
             low, high = np.full(shape, -1, element.numpy), np.full(shape, 1, element.numpy)
-            yield Sample(Clamp(), (low, sampling.array(shape, element, -3, 3), high), lambda l, x, h: x.clamp(l, h))
+            yield Sample(
+                Clamp(), (low, sampling.array(shape, element, -3, 3), high), lambda l, x, h: x.clamp(l, h)
+            )
 
 
 class Convert(GraphOp):
@@ -300,7 +325,7 @@ class Convert(GraphOp):
             raise self.reject("wrong number of operands", expected=1, actual=len(operands))
         return operands[0].with_element(self.element)
 
-    def fold(self, x: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value) -> Value | None:
         if build.element_of(x) is self.element:
             return x
         inner = x.owner
@@ -308,19 +333,28 @@ class Convert(GraphOp):
             return None
         source = inner.operands[0]
         # A detour through a type that holds every value of the source.
-        wider = {(bf16, f32), (f16, f32), (bf16, f64), (f16, f64), (f32, f64), (i1, i8), (i8, i32), (i32, i64)}
+        wider = {
+            (bf16, f32),
+            (f16, f32),
+            (bf16, f64),
+            (f16, f64),
+            (f32, f64),
+            (i1, i8),
+            (i8, i32),
+            (i32, i64),
+        }
         if (build.element_of(source), build.element_of(x)) in wider:
             return build.convert(source, self.element)
         return None
 
-    def element_at(self, b: Any, index: Any, x: Any) -> Any:  # type: ignore[override]
+    def element_at(self, b: Any, index: Any, x: Any) -> Any:
         return b.convert(x(index), self.element)
 
     def vjp(self, ct: Value, x: Value, *, result: Value) -> Gradients:
         source = build.element_of(x)
         return (build.convert(ct, source) if source.is_float and self.element.is_float else None,)
 
-    def reference(self, x: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array) -> Any:
         if self.element.is_bool:
             return x != 0
         with np.errstate(all="ignore"):
@@ -335,7 +369,9 @@ class Convert(GraphOp):
                 low = 0 if u8 in (source, target) else -3
                 operand = sampling.array((2, 3), source, low, 3)
                 name = target.numpy.name
-                yield Sample(Convert(target), (operand,), lambda x, name=name: x.to(_torch_dtype(x, name)), ())
+                yield Sample(
+                    Convert(target), (operand,), lambda x, name=name: x.to(_torch_dtype(x, name)), ()
+                )
         yield Sample(Convert(f64), (sampling.array((3, 4), f64),), lambda x: x.double())
         yield Sample(Convert(f32), (np.float64(1.5),), lambda x: x.float(), ())
         yield Sample(Convert(f32), (np.zeros((0, 3), np.float16),), lambda x: x.float(), ())
@@ -343,6 +379,12 @@ class Convert(GraphOp):
 
 def _torch_dtype(x: Any, name: str) -> Any:
     """torch's dtype of a NumPy name, found through a tensor's module so that torch is not imported here."""
-    methods = {"bfloat16": "bfloat16", "float16": "half", "float32": "float", "float64": "double", "int64": "long"}
+    methods = {
+        "bfloat16": "bfloat16",
+        "float16": "half",
+        "float32": "float",
+        "float64": "double",
+        "int64": "long",
+    }
     methods |= {"int32": "int", "int16": "short", "int8": "char", "uint8": "byte", "bool": "bool"}
     return getattr(x, methods[name])().dtype

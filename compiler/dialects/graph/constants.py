@@ -9,7 +9,19 @@ import numpy as np
 
 from flambeau.compiler.dialects.graph.base import GraphOp, NotDifferentiable, Sample
 from flambeau.compiler.ir.dims import Dim, Index
-from flambeau.compiler.ir.types import ElementType, TensorType, bf16, f16, f32, f64, from_numpy, i1, i32, i64, tensor
+from flambeau.compiler.ir.types import (
+    ElementType,
+    TensorType,
+    bf16,
+    f16,
+    f32,
+    f64,
+    from_numpy,
+    i1,
+    i32,
+    i64,
+    tensor,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -33,7 +45,7 @@ class Literal:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.array.shape
+        return tuple(self.array.shape)
 
     @property
     def splat(self) -> Any:
@@ -114,19 +126,24 @@ class Iota(GraphOp):
 
     def infer(self) -> TensorType:
         if not 0 <= self.dimension < len(self.shape):
-            raise self.reject("dimension out of range", expected=f"0 to {len(self.shape) - 1}", actual=self.dimension)
+            raise self.reject(
+                "dimension out of range", expected=f"0 to {len(self.shape) - 1}", actual=self.dimension
+            )
         if self.element.is_bool:
-            raise self.reject("unsupported element type", expected="float or int or uint", actual=self.element)
+            raise self.reject(
+                "unsupported element type", expected="float or int or uint", actual=self.element
+            )
         return tensor(self.shape, self.element)
 
     def element_at(self, b: Any, index: tuple[Index, ...]) -> Any:
         return b.index_to_scalar(index[self.dimension], self.element)
 
     def reference(self) -> Array:
-        count = np.arange(self.shape[self.dimension]).astype(self.element.numpy)
+        shape: Any = self.shape  # numbers, by the time that something is evaluated
+        count = np.arange(shape[self.dimension]).astype(self.element.numpy)
         spread = [1] * len(self.shape)
         spread[self.dimension] = -1
-        return np.ascontiguousarray(np.broadcast_to(count.reshape(spread), self.shape))  # type: ignore[arg-type]
+        return np.ascontiguousarray(np.broadcast_to(count.reshape(spread), shape))
 
     def samples(self) -> Iterable[Sample]:
         yield Sample(Iota((5,), i64, 0), ())
@@ -149,7 +166,9 @@ class DimensionValue(GraphOp):
 
     def infer(self) -> TensorType:
         if self.element.is_bool:
-            raise self.reject("unsupported element type", expected="float or int or uint", actual=self.element)
+            raise self.reject(
+                "unsupported element type", expected="float or int or uint", actual=self.element
+            )
         return tensor((), self.element)
 
     def element_at(self, b: Any, index: tuple[Index, ...]) -> Any:

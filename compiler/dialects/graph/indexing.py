@@ -33,23 +33,39 @@ class Indexed(GraphOp):
     def part(self, x: TensorType, indices: Sequence[TensorType]) -> tuple[Index, ...]:
         """The shape of the indexed part, or an error."""
         if len(indices) != len(self.axes) or not indices:
-            raise self.reject("needs one index tensor for each of axes, and at least one", expected=len(self.axes), actual=len(indices))
+            raise self.reject(
+                "needs one index tensor for each of axes, and at least one",
+                expected=len(self.axes),
+                actual=len(indices),
+            )
         if len(set(self.axes)) != len(self.axes) or any(not 0 <= a < x.rank for a in self.axes):
-            raise self.reject("axes must be different axes of the operand", expected=f"0 to {x.rank - 1}", actual=self.axes)
+            raise self.reject(
+                "axes must be different axes of the operand", expected=f"0 to {x.rank - 1}", actual=self.axes
+            )
         if not 0 <= self.position <= x.rank - len(self.axes):
-            raise self.reject("position out of range", expected=f"0 to {x.rank - len(self.axes)}", actual=self.position)
+            raise self.reject(
+                "position out of range", expected=f"0 to {x.rank - len(self.axes)}", actual=self.position
+            )
         for i, index in enumerate(indices):
             if not index.element.is_integer:
-                raise self.reject(f"index {i} must be an integer tensor", expected="int or uint", actual=index.element)
+                raise self.reject(
+                    f"index {i} must be an integer tensor", expected="int or uint", actual=index.element
+                )
             if index.shape != indices[0].shape:
-                raise self.reject(f"index {i} has another shape than the first", expected=indices[0].shape, actual=index.shape)
+                raise self.reject(
+                    f"index {i} has another shape than the first",
+                    expected=indices[0].shape,
+                    actual=index.shape,
+                )
         rest = [d for a, d in enumerate(x.shape) if a not in self.axes]
         part = (*rest[: self.position], *indices[0].shape, *rest[self.position :])
         if any(x.shape[a] == 0 for a in self.axes) and all(isinstance(d, Dim) or d > 0 for d in part):
             raise self.reject("an indexed axis is empty", expected="at least 1 element", actual=x)
         return part
 
-    def source(self, b: Any, index: tuple[Index, ...], shape: tuple[Index, ...], indices: Sequence[Any]) -> tuple[Index, ...]:
+    def source(
+        self, b: Any, index: tuple[Index, ...], shape: tuple[Index, ...], indices: Sequence[Any]
+    ) -> tuple[Index, ...]:
         """Where in x, of `shape`, the element `index` of the indexed part lies; `indices` are accessors."""
         inner = indices[0].type.rank
         at = index[self.position : self.position + inner]
@@ -82,7 +98,7 @@ class Gather(Indexed):
     """``x[i1, :, i2]``: the part of x (any element type) at index tensors of one shape; operands (x, i1, i2, …).
 
     Attributes as in `Indexed`: `axes` name the axis of each index, `position` where their shape stands in the result.
-    Covers embedding, `index_select`, `take_along_dim` (with iotas) and NumPy's indexing. StableHLO `gather`, simplified.
+    Covers embedding, `index_select`, `take_along_dim` (with iotas), NumPy's indexing. StableHLO `gather`, simplified.
     """
 
     name = "graph.gather"
@@ -92,14 +108,14 @@ class Gather(Indexed):
             raise self.reject("wrong number of operands", expected=1 + len(self.axes), actual=0)
         return tensor(self.part(operands[0], operands[1:]), operands[0].element)
 
-    def element_at(self, b: Any, index: tuple[Index, ...], x: Any, *indices: Any) -> Any:  # type: ignore[override]
+    def element_at(self, b: Any, index: tuple[Index, ...], x: Any, *indices: Any) -> Any:
         return x(self.source(b, index, x.type.shape, indices))
 
     def vjp(self, ct: Value, x: Value, *indices: Value, result: Value) -> Gradients:
         grad = build.scatter(build.zeros_like(x), ct, indices, self.axes, self.position)
         return (grad, *(None for _ in indices))
 
-    def reference(self, x: Array, *indices: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, *indices: Array) -> Any:
         return np.asarray(x[self.numpy_index(x, indices)])
 
     def samples(self) -> Iterable[Sample]:
@@ -115,7 +131,9 @@ class Gather(Indexed):
         yield Sample(Gather((1,), 1), (x3, grid), lambda x, g: x[:, g.long()])
         yield Sample(Gather((0,)), (x3, np.int64(1)), lambda x, i: x[i])
         yield Sample(Gather((0,)), (x3, np.zeros((0,), np.int64)), lambda x, i: x[i])
-        yield Sample(Gather((0,)), (sampling.array((3,)), np.array([-1, 5, 1])), lambda x, i: x[i.clamp(0, 2)])
+        yield Sample(
+            Gather((0,)), (sampling.array((3,)), np.array([-1, 5, 1])), lambda x, i: x[i.clamp(0, 2)]
+        )
 
 
 class Scatter(Indexed):
@@ -137,10 +155,14 @@ class Scatter(Indexed):
         if self.kind not in ("set", "add", "max", "min"):
             raise self.reject("unknown kind", expected="set, add, max or min", actual=self.kind)
         if x.element.is_bool and self.kind != "set":
-            raise self.reject(f"kind {self.kind} does not take this element type", expected="float or int", actual=x.element)
+            raise self.reject(
+                f"kind {self.kind} does not take this element type", expected="float or int", actual=x.element
+            )
         expected = tensor(self.part(x, indices), x.element)
         if updates is not expected:
-            raise self.reject("the updates' type does not fit the operand and indices", expected=expected, actual=updates)
+            raise self.reject(
+                "the updates' type does not fit the operand and indices", expected=expected, actual=updates
+            )
         return x
 
     def combine(self, b: Any, old: Any, update: Any) -> Any:
@@ -165,7 +187,7 @@ class Scatter(Indexed):
         share = build.div(ct, build.scatter(kept, won, indices, self.axes, self.position, "add"))
         return (build.mul(kept, share), build.mul(won, read(share)), *nothing)
 
-    def reference(self, x: Array, updates: Array, *indices: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, updates: Array, *indices: Array) -> Any:
         out, where = x.copy(), self.numpy_index(x, indices)
         if self.kind == "set":
             out[where] = updates
@@ -186,8 +208,13 @@ class Scatter(Indexed):
                     (x, updates, unique),
                     lambda x, u, i, r=reduce: _torch_scatter(x, u, i[:, None].expand(2, 4), r),
                 )
-            yield Sample(Scatter((0, 1), 0, kind), (sampling.array((3, 4)), sampling.array((4,), seed=2), i, j))
-            yield Sample(Scatter((1,), 1, kind), (sampling.array((3, 4)), sampling.array((3, 2), seed=2), np.array([3, 1])))
+            yield Sample(
+                Scatter((0, 1), 0, kind), (sampling.array((3, 4)), sampling.array((4,), seed=2), i, j)
+            )
+            yield Sample(
+                Scatter((1,), 1, kind),
+                (sampling.array((3, 4)), sampling.array((3, 2), seed=2), np.array([3, 1])),
+            )
             empty = sampling.array((3,), f32), np.zeros((0,), np.float32), np.zeros((0,), np.int64)
             yield Sample(Scatter((0,), 0, kind), empty, lambda x, u, i: x.clone())
         x, updates = sampling.array((3, 2)), sampling.array((4, 2), seed=3)
@@ -208,7 +235,9 @@ def _check_starts(op: GraphOp, x: TensorType, starts: Sequence[TensorType]) -> N
         raise op.reject("needs one start for each axis", expected=x.rank, actual=len(starts))
     for i, start in enumerate(starts):
         if start.rank or not start.element.is_integer:
-            raise op.reject(f"start {i} must be an integer scalar", expected="tensor<i64> or the like", actual=start)
+            raise op.reject(
+                f"start {i} must be an integer scalar", expected="tensor<i64> or the like", actual=start
+            )
 
 
 def _check_box(op: GraphOp, x: TensorType, sizes: Sequence[Index]) -> None:
@@ -219,7 +248,7 @@ def _check_box(op: GraphOp, x: TensorType, sizes: Sequence[Index]) -> None:
             raise op.reject(f"the box does not fit axis {axis}", expected=f"0 to {d}", actual=size)
 
 
-def _numpy_box(x: Array, starts: Sequence[Array], sizes: Sequence[int]) -> tuple[slice, ...]:
+def _numpy_box(x: Array, starts: Sequence[Array], sizes: Sequence[int]) -> Any:
     first = [min(max(int(s), 0), d - n) for s, d, n in zip(starts, x.shape, sizes)]
     return tuple(slice(s, s + n) for s, n in zip(first, sizes))
 
@@ -240,10 +269,10 @@ class DynamicSlice(GraphOp):
         _check_box(self, operands[0], self.slice_sizes)
         return tensor(self.slice_sizes, operands[0].element)
 
-    def fold(self, x: Value, *starts: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value, *starts: Value) -> Value | None:
         return x if build.shape_of(x) == self.slice_sizes else None
 
-    def element_at(self, b: Any, index: tuple[Index, ...], x: Any, *starts: Any) -> Any:  # type: ignore[override]
+    def element_at(self, b: Any, index: tuple[Index, ...], x: Any, *starts: Any) -> Any:
         found = []
         for i, start, d, size in zip(index, starts, x.type.shape, self.slice_sizes):
             found.append(i if d == size else i + b.clamped_index(start(()), 0, d - size))
@@ -252,8 +281,9 @@ class DynamicSlice(GraphOp):
     def vjp(self, ct: Value, x: Value, *starts: Value, result: Value) -> Gradients:
         return (build.dynamic_update_slice(build.zeros_like(x), ct, starts), *(None for _ in starts))
 
-    def reference(self, x: Array, *starts: Array) -> Any:  # type: ignore[override]
-        return x[_numpy_box(x, starts, self.slice_sizes)].copy()  # type: ignore[arg-type]
+    def reference(self, x: Array, *starts: Array) -> Any:
+        sizes: Any = self.slice_sizes
+        return np.array(x[_numpy_box(x, starts, sizes)])
 
     def samples(self) -> Iterable[Sample]:
         one, two = np.int64(1), np.int32(2)
@@ -279,15 +309,17 @@ class DynamicUpdateSlice(GraphOp):
             raise self.reject("wrong number of operands", expected="at least 2", actual=len(operands))
         x, update = operands[:2]
         if update.element is not x.element:
-            raise self.reject("the update has another element type", expected=x.element, actual=update.element)
+            raise self.reject(
+                "the update has another element type", expected=x.element, actual=update.element
+            )
         _check_starts(self, x, operands[2:])
         _check_box(self, x, update.shape)
         return x
 
-    def fold(self, x: Value, update: Value, *starts: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value, update: Value, *starts: Value) -> Value | None:
         return update if x.type is update.type else None
 
-    def element_at(self, b: Any, index: tuple[Index, ...], x: Any, update: Any, *starts: Any) -> Any:  # type: ignore[override]
+    def element_at(self, b: Any, index: tuple[Index, ...], x: Any, update: Any, *starts: Any) -> Any:
         inside, found = None, []
         for i, start, d, size in zip(index, starts, x.type.shape, update.type.shape):
             position = i if d == size else i - b.clamped_index(start(()), 0, d - size)
@@ -302,7 +334,7 @@ class DynamicUpdateSlice(GraphOp):
         cleared = build.dynamic_update_slice(ct, build.zeros_like(update), starts)
         return (cleared, build.dynamic_slice(ct, starts, build.shape_of(update)), *(None for _ in starts))
 
-    def reference(self, x: Array, update: Array, *starts: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, update: Array, *starts: Array) -> Any:
         out = x.copy()
         out[_numpy_box(x, starts, update.shape)] = update
         return out
@@ -311,9 +343,15 @@ class DynamicUpdateSlice(GraphOp):
         one, two = np.int64(1), np.int32(2)
         for element in (f64, f32, f16, bf16, i32):
             operands = sampling.array((4, 5), element), sampling.array((2, 3), element, seed=1), one, two
-            yield Sample(DynamicUpdateSlice(), operands, lambda x, u, i, j: _torch_update(x, u, int(i), int(j)))
+            yield Sample(
+                DynamicUpdateSlice(), operands, lambda x, u, i, j: _torch_update(x, u, int(i), int(j))
+            )
         yield Sample(DynamicUpdateSlice(), (sampling.array((4,)), sampling.array((2,), seed=1), np.int64(9)))
-        yield Sample(DynamicUpdateSlice(), (sampling.array((4,), f32), np.zeros((0,), np.float32), one), lambda x, u, i: x.clone())
+        yield Sample(
+            DynamicUpdateSlice(),
+            (sampling.array((4,), f32), np.zeros((0,), np.float32), one),
+            lambda x, u, i: x.clone(),
+        )
         yield Sample(DynamicUpdateSlice(), (np.float32(1), np.float32(2)), lambda x, u: u.clone())
 
 

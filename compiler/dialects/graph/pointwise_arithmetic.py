@@ -28,18 +28,18 @@ class Add(Arithmetic):
 
     name = "graph.add"
 
-    def fold(self, x: Value, y: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value, y: Value) -> Value | None:
         if build.is_splat(y, 0):
             return x
         return y if build.is_splat(x, 0) else None
 
-    def element(self, b: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any, y: Any) -> Any:
         return b.add(x, y)
 
     def vjp(self, ct: Value, x: Value, y: Value, *, result: Value) -> Gradients:
         return ct, ct
 
-    def reference(self, x: Array, y: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, y: Array) -> Any:
         return x + y
 
     def samples(self) -> Iterable[Sample]:
@@ -52,16 +52,16 @@ class Subtract(Arithmetic):
 
     name = "graph.subtract"
 
-    def fold(self, x: Value, y: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value, y: Value) -> Value | None:
         return x if build.is_splat(y, 0) else None
 
-    def element(self, b: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any, y: Any) -> Any:
         return b.sub(x, y)
 
     def vjp(self, ct: Value, x: Value, y: Value, *, result: Value) -> Gradients:
         return ct, build.neg(ct)
 
-    def reference(self, x: Array, y: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, y: Array) -> Any:
         return x - y
 
     def samples(self) -> Iterable[Sample]:
@@ -74,7 +74,7 @@ class Multiply(Arithmetic):
 
     name = "graph.multiply"
 
-    def fold(self, x: Value, y: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value, y: Value) -> Value | None:
         for one, other in ((x, y), (y, x)):
             if build.is_splat(one, 1):
                 return other
@@ -84,13 +84,13 @@ class Multiply(Arithmetic):
                 return build.neg(other)
         return None
 
-    def element(self, b: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any, y: Any) -> Any:
         return b.mul(x, y)
 
     def vjp(self, ct: Value, x: Value, y: Value, *, result: Value) -> Gradients:
         return build.mul(ct, y), build.mul(ct, x)
 
-    def reference(self, x: Array, y: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, y: Array) -> Any:
         return x * y
 
     def samples(self) -> Iterable[Sample]:
@@ -103,17 +103,17 @@ class Divide(Arithmetic):
 
     name = "graph.divide"
 
-    def fold(self, x: Value, y: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value, y: Value) -> Value | None:
         return x if build.is_splat(y, 1) else None
 
-    def element(self, b: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any, y: Any) -> Any:
         return b.div(x, y)
 
     def vjp(self, ct: Value, x: Value, y: Value, *, result: Value) -> Gradients:
         scaled = build.div(ct, y)
         return scaled, build.neg(build.mul(scaled, result))
 
-    def reference(self, x: Array, y: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, y: Array) -> Any:
         if x.dtype.kind not in "iu":
             return x / y
         safe = np.where(y == 0, np.ones_like(y), y)
@@ -134,13 +134,13 @@ class Remainder(Arithmetic):
 
     name = "graph.remainder"
 
-    def element(self, b: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any, y: Any) -> Any:
         return b.rem(x, y)
 
     def vjp(self, ct: Value, x: Value, y: Value, *, result: Value) -> Gradients:
         return ct, build.neg(build.mul(ct, build.trunc(build.div(x, y))))
 
-    def reference(self, x: Array, y: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, y: Array) -> Any:
         if x.dtype.kind in "iu":
             return np.where(y == 0, x, np.fmod(x, np.where(y == 0, np.ones_like(y), y)))
         return np.fmod(x, y)
@@ -157,7 +157,7 @@ class Power(Arithmetic):
 
     name = "graph.power"
 
-    def fold(self, x: Value, y: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value, y: Value) -> Value | None:
         exponent = build.splat_value(y)
         if exponent == 0:
             return build.ones_like(x)
@@ -171,7 +171,7 @@ class Power(Arithmetic):
             return build.div(1, x)
         return None
 
-    def element(self, b: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any, y: Any) -> Any:
         return b.pow(x, y)
 
     def vjp(self, ct: Value, x: Value, y: Value, *, result: Value) -> Gradients:
@@ -181,7 +181,7 @@ class Power(Arithmetic):
         flat = build.and_(build.eq(x, 0), build.ge(y, 0))
         return dx, build.mul(ct, build.select(flat, 0, build.mul(result, build.log(x))))
 
-    def reference(self, x: Array, y: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, y: Array) -> Any:
         if x.dtype.kind not in "iu":
             return np.power(x.astype(np.float64), y.astype(np.float64)).astype(x.dtype)
         if x.dtype.kind == "u":
@@ -199,17 +199,17 @@ class Maximum(Arithmetic):
 
     name = "graph.maximum"
 
-    def fold(self, x: Value, y: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value, y: Value) -> Value | None:
         return x if x is y else None
 
-    def element(self, b: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any, y: Any) -> Any:
         return b.max(x, y)
 
     def vjp(self, ct: Value, x: Value, y: Value, *, result: Value) -> Gradients:
         shared = build.select(build.eq(x, y), build.mul(ct, 0.5), ct)
         return build.select(build.lt(x, y), 0, shared), build.select(build.lt(y, x), 0, shared)
 
-    def reference(self, x: Array, y: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, y: Array) -> Any:
         return np.maximum(x, y)
 
     def samples(self) -> Iterable[Sample]:
@@ -224,17 +224,17 @@ class Minimum(Arithmetic):
 
     name = "graph.minimum"
 
-    def fold(self, x: Value, y: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value, y: Value) -> Value | None:
         return x if x is y else None
 
-    def element(self, b: Any, x: Any, y: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any, y: Any) -> Any:
         return b.min(x, y)
 
     def vjp(self, ct: Value, x: Value, y: Value, *, result: Value) -> Gradients:
         shared = build.select(build.eq(x, y), build.mul(ct, 0.5), ct)
         return build.select(build.lt(y, x), 0, shared), build.select(build.lt(x, y), 0, shared)
 
-    def reference(self, x: Array, y: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array, y: Array) -> Any:
         return np.minimum(x, y)
 
     def samples(self) -> Iterable[Sample]:
@@ -250,17 +250,17 @@ class Negate(Elementwise):
     name = "graph.negate"
     kinds: ClassVar[tuple[str, ...]] = NUMBERS
 
-    def fold(self, x: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value) -> Value | None:
         inner = x.owner
         return inner.operands[0] if inner is not None and isinstance(inner.definition, Negate) else None
 
-    def element(self, b: Any, x: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any) -> Any:
         return b.neg(x)
 
     def vjp(self, ct: Value, x: Value, *, result: Value) -> Gradients:
         return (build.neg(ct),)
 
-    def reference(self, x: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array) -> Any:
         return np.negative(x)
 
     def samples(self) -> Iterable[Sample]:
@@ -274,13 +274,13 @@ class Abs(Elementwise):
     name = "graph.abs"
     kinds: ClassVar[tuple[str, ...]] = NUMBERS
 
-    def element(self, b: Any, x: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any) -> Any:
         return b.abs(x)
 
     def vjp(self, ct: Value, x: Value, *, result: Value) -> Gradients:
         return (build.mul(ct, build.sign(x)),)
 
-    def reference(self, x: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array) -> Any:
         return np.abs(x)
 
     def samples(self) -> Iterable[Sample]:
@@ -295,10 +295,10 @@ class Sign(Elementwise):
     kinds: ClassVar[tuple[str, ...]] = NUMBERS
     vjp = NotDifferentiable("it is constant between its steps", zero=True)
 
-    def element(self, b: Any, x: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any) -> Any:
         return b.sign(x)
 
-    def reference(self, x: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array) -> Any:
         return np.sign(x)
 
     def samples(self) -> Iterable[Sample]:

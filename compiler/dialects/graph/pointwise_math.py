@@ -71,14 +71,14 @@ class FloatFunction(Elementwise):
     kinds: ClassVar[tuple[str, ...]] = ("float",)
     math_name: ClassVar[str] = ""
 
-    def element(self, b: Any, x: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any) -> Any:
         return b.math(self.math_name, x)
 
     def exact(self, x: Array) -> Array:
         """The result in f64."""
         raise NotImplementedError
 
-    def reference(self, x: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array) -> Any:
         with np.errstate(all="ignore"):
             return np.asarray(self.exact(x.astype(np.float64))).astype(x.dtype)
 
@@ -521,7 +521,7 @@ class Logistic(FloatFunction):
 
     name = "graph.logistic"
 
-    def element(self, b: Any, x: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any) -> Any:
         one = b.constant(1, x.element)
         return b.div(one, b.add(one, b.math("exp", b.neg(x))))
 
@@ -543,14 +543,14 @@ class Atan2(Elementwise):
     kinds: ClassVar[tuple[str, ...]] = ("float",)
     arity: ClassVar[int] = 2
 
-    def element(self, b: Any, y: Any, x: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, y: Any, x: Any) -> Any:
         return b.math("atan2", y, x)
 
     def vjp(self, ct: Value, y: Value, x: Value, *, result: Value) -> Gradients:
         norm = build.add(build.square(x), build.square(y))
         return build.mul(ct, build.div(x, norm)), build.neg(build.mul(ct, build.div(y, norm)))
 
-    def reference(self, y: Array, x: Array) -> Any:  # type: ignore[override]
+    def reference(self, y: Array, x: Array) -> Any:
         return np.arctan2(y.astype(np.float64), x.astype(np.float64)).astype(x.dtype)
 
     def samples(self) -> Iterable[Sample]:
@@ -574,7 +574,9 @@ class Floor(Rounding):
 
     def samples(self) -> Iterable[Sample]:
         yield from sampling.unary(Floor(), lambda x: x.floor(), -3, 3)
-        yield Sample(Floor(), (np.array([0.5, 1.5, -0.5, -2.5, np.inf], np.float32),), lambda x: x.floor(), ())
+        yield Sample(
+            Floor(), (np.array([0.5, 1.5, -0.5, -2.5, np.inf], np.float32),), lambda x: x.floor(), ()
+        )
 
 
 class Ceil(Rounding):
@@ -602,7 +604,12 @@ class RoundNearestEven(Rounding):
 
     def samples(self) -> Iterable[Sample]:
         yield from sampling.unary(RoundNearestEven(), lambda x: x.round(), -3, 3)
-        yield Sample(RoundNearestEven(), (np.array([0.5, 1.5, -0.5, -2.5, np.inf], np.float32),), lambda x: x.round(), ())
+        yield Sample(
+            RoundNearestEven(),
+            (np.array([0.5, 1.5, -0.5, -2.5, np.inf], np.float32),),
+            lambda x: x.round(),
+            (),
+        )
 
 
 class Truncate(Rounding):
@@ -616,4 +623,6 @@ class Truncate(Rounding):
 
     def samples(self) -> Iterable[Sample]:
         yield from sampling.unary(Truncate(), lambda x: x.trunc(), -3, 3)
-        yield Sample(Truncate(), (np.array([0.5, 1.5, -0.5, -2.5, np.inf], np.float32),), lambda x: x.trunc(), ())
+        yield Sample(
+            Truncate(), (np.array([0.5, 1.5, -0.5, -2.5, np.inf], np.float32),), lambda x: x.trunc(), ()
+        )

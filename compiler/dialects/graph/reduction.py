@@ -46,7 +46,9 @@ def check_kind(op: GraphOp, kind: str, kinds: tuple[str, ...], element: ElementT
     if kind not in kinds:
         raise op.reject("unknown kind", expected=" or ".join(kinds), actual=kind)
     if element.is_bool != (kind in ("any", "all")):
-        raise op.reject(f"kind {kind} does not take this element type", expected="i1 for any and all only", actual=element)
+        raise op.reject(
+            f"kind {kind} does not take this element type", expected="i1 for any and all only", actual=element
+        )
 
 
 class Reduce(GraphOp):
@@ -66,11 +68,15 @@ class Reduce(GraphOp):
             raise self.reject("wrong number of operands", expected=1, actual=len(operands))
         (x,) = operands
         check_kind(self, self.kind, KINDS, x.element)
-        if len(set(self.dimensions)) != len(self.dimensions) or any(not 0 <= d < x.rank for d in self.dimensions):
-            raise self.reject("dimensions must be different axes", expected=f"0 to {x.rank - 1}", actual=self.dimensions)
+        if len(set(self.dimensions)) != len(self.dimensions) or any(
+            not 0 <= d < x.rank for d in self.dimensions
+        ):
+            raise self.reject(
+                "dimensions must be different axes", expected=f"0 to {x.rank - 1}", actual=self.dimensions
+            )
         return tensor([d for a, d in enumerate(x.shape) if a not in self.dimensions], x.element)
 
-    def fold(self, x: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value) -> Value | None:
         shape = build.shape_of(x)
         if all(shape[d] == 1 for d in self.dimensions):
             return build.reshape(x, [d for a, d in enumerate(shape) if a not in self.dimensions])
@@ -113,7 +119,7 @@ class Reduce(GraphOp):
         quotient = build.select(build.eq(zeros, 0), build.div(product, nonzero), 0)
         return build.select(zero, build.select(build.eq(zeros, 1), product, 0), quotient)
 
-    def reference(self, x: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array) -> Any:
         axes = self.dimensions
         if self.kind in ("any", "all"):
             return np.asarray((np.any if self.kind == "any" else np.all)(x, axis=axes))
@@ -195,9 +201,11 @@ class ArgReduce(GraphOp):
         # NaN replaces any number, and nothing replaces NaN.
         return b.or_(beats, b.and_(b.compare("NE", x, x), b.compare("EQ", best, best)))
 
-    def reference(self, x: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array) -> Any:
         wide = x if x.dtype.kind in "iu" else x.astype(np.float64)
-        return np.asarray((np.argmax if self.kind == "argmax" else np.argmin)(wide, self.dimension)).astype(np.int64)
+        return np.asarray((np.argmax if self.kind == "argmax" else np.argmin)(wide, self.dimension)).astype(
+            np.int64
+        )
 
     def samples(self) -> Iterable[Sample]:
         for kind in ("argmax", "argmin"):
@@ -237,7 +245,7 @@ class Cumulative(GraphOp):
             raise self.reject("dimension out of range", expected=f"0 to {x.rank - 1}", actual=self.dimension)
         return x
 
-    def fold(self, x: Value) -> Value | None:  # type: ignore[override]
+    def fold(self, x: Value) -> Value | None:
         return x if build.shape_of(x)[self.dimension] == 1 else None
 
     def accumulator(self, element: ElementType) -> ElementType:
@@ -281,7 +289,7 @@ class Cumulative(GraphOp):
         before = build.div(self._run(build.mul(ct, result), "sum", backwards=True), build.select(zero, 1, x))
         return build.select(build.eq(zeros, 0), before, build.select(first, at_first, 0))
 
-    def reference(self, x: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array) -> Any:
         ufunc: Any = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}[self.kind]
         wide = x.astype(self.accumulator(build.type_from_numpy(x)).numpy)
         if self.reverse:

@@ -13,7 +13,9 @@ from flambeau.compiler.ir.types import ElementType, bf16, f16, f32, f64, i8, i32
 Array = np.ndarray[Any, Any]
 
 
-def array(shape: tuple[int, ...], element: ElementType = f64, low: float = -2, high: float = 2, seed: int = 0) -> Array:
+def array(
+    shape: tuple[int, ...], element: ElementType = f64, low: float = -2, high: float = 2, seed: int = 0
+) -> Array:
     """Numbers in [low, high), no two alike and at least a 1/(4n) of the range apart, in a scrambled order.
 
     Being spread out keeps gradient checks away from ties; for integers they are drawn with repetition.
@@ -29,19 +31,27 @@ def array(shape: tuple[int, ...], element: ElementType = f64, low: float = -2, h
     return values.astype(element.numpy)
 
 
-def unary(definition: GraphOp, torch: Callable[..., Any] | None, low: float = -2, high: float = 2) -> Iterator[Sample]:
+def unary(
+    definition: GraphOp, torch: Callable[..., Any] | None, low: float = -2, high: float = 2
+) -> Iterator[Sample]:
     """Float samples of an operation on one operand: f64, scalar, size 1, empty, halves."""
     for shape, element in (((3, 4), f64), ((), f32), ((5, 1), f32), ((0, 3), f32), ((7,), f16), ((9,), bf16)):
         yield Sample(definition, (array(shape, element, low, high),), torch)
 
 
-def binary(definition: GraphOp, torch: Callable[..., Any] | None, low: float = -2, high: float = 2) -> Iterator[Sample]:
+def binary(
+    definition: GraphOp, torch: Callable[..., Any] | None, low: float = -2, high: float = 2
+) -> Iterator[Sample]:
     """Float samples of an operation on two operands."""
     for shape, element in (((3, 4), f64), ((), f32), ((2, 1), f32), ((0,), f32), ((7,), f16), ((9,), bf16)):
-        yield Sample(definition, (array(shape, element, low, high), array(shape, element, low, high, 1)), torch)
+        yield Sample(
+            definition, (array(shape, element, low, high), array(shape, element, low, high, 1)), torch
+        )
 
 
-def integers(definition: GraphOp, torch: Callable[..., Any] | None, arity: int, low: int = -9, high: int = 9) -> Iterator[Sample]:
+def integers(
+    definition: GraphOp, torch: Callable[..., Any] | None, arity: int, low: int = -9, high: int = 9
+) -> Iterator[Sample]:
     """Integer samples: signed words and bytes, and unsigned bytes; the last operand has no zeros."""
     for element in (i64, i32, i8, u8):
         least = low if element.kind == "int" else 0

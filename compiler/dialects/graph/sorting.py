@@ -44,12 +44,14 @@ class Sort(GraphOp):
             return less
         return b.or_(less, b.and_(b.compare("EQ", low, low), b.compare("NE", high, high)))
 
-    def vjp(self, ct: tuple[Value | None, ...], x: Value, *, result: tuple[Value, ...]) -> tuple[Value | None, ...]:
+    def vjp(
+        self, ct: tuple[Value | None, ...], x: Value, *, result: tuple[Value, ...]
+    ) -> tuple[Value | None, ...]:
         if ct[0] is None:
             return (None,)
         return (build.scatter_along(build.zeros_like(x), result[1], ct[0], self.dimension),)
 
-    def reference(self, x: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array) -> Any:
         axis = self.dimension
         keys = x if x.dtype.kind in "iu" else x.astype(np.int8 if x.dtype.kind == "b" else np.float64)
         if self.descending:

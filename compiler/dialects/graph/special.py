@@ -63,7 +63,7 @@ class Polygamma(Elementwise):
         """What the zeta function of `order` + 1 is multiplied by."""
         return float((-1) ** (self.order + 1) * math.factorial(self.order))
 
-    def element(self, b: Any, x: Any) -> Any:  # type: ignore[override]
+    def element(self, b: Any, x: Any) -> Any:
         given = x.element
         if given in (f16, bf16):
             x = b.convert(x, f32)
@@ -118,7 +118,7 @@ class Polygamma(Elementwise):
             return (math.pi / math.sin(math.pi * distance)) ** 2 - _hurwitz(2, 1 - x)
         return math.nan if x <= _LOWEST else self.scale * _hurwitz(self.order + 1, x)
 
-    def reference(self, x: Array) -> Any:  # type: ignore[override]
+    def reference(self, x: Array) -> Any:
         flat = [self._exact(v) for v in x.astype(np.float64).reshape(-1).tolist()]
         return np.array(flat, np.float64).reshape(x.shape).astype(x.dtype)
 
