@@ -37,7 +37,7 @@ class Activation(Composite):
     def slope(self, x: Value) -> Value:
         raise NotImplementedError
 
-    def exact(self, x: Array) -> Array:
+    def exact(self, x: Array) -> Any:
         raise NotImplementedError
 
     def decompose(self, *operands: Value) -> Value:
@@ -74,7 +74,7 @@ class Relu(Activation):
     def vjp(self, ct: Value, x: Value, *, result: Value) -> tuple[Value]:
         return (build.select(build.le(result, 0), build.zeros_like(ct), ct),)
 
-    def exact(self, x: Array) -> Array:
+    def exact(self, x: Array) -> Any:
         return np.maximum(x, 0)
 
     def samples(self) -> Iterable[Sample]:
@@ -93,7 +93,7 @@ class LeakyRelu(Activation):
     def slope(self, x: Value) -> Value:
         return build.select(build.gt(x, 0), build.ones_like(x), build.full_like(x, self.negative_slope))
 
-    def exact(self, x: Array) -> Array:
+    def exact(self, x: Array) -> Any:
         return np.where(x > 0, x, x * x.dtype.type(self.negative_slope))
 
     def samples(self) -> Iterable[Sample]:
@@ -123,7 +123,7 @@ class Elu(Activation):
         factor = self.alpha * self.scale * self.input_scale
         return build.select(build.gt(x, 0), build.full_like(x, self.scale), build.mul(below, factor))
 
-    def exact(self, x: Array) -> Array:
+    def exact(self, x: Array) -> Any:
         kind = x.dtype.type
         below = kind(self.alpha * self.scale) * np.expm1(np.minimum(x, 0) * kind(self.input_scale))
         return np.where(x > 0, x * kind(self.scale), below)
@@ -167,7 +167,7 @@ class Gelu(Activation):
         steep = build.mul(build.mul(build.sub(1, build.square(t)), inner), build.mul(x, 0.5))
         return build.add(build.mul(build.add(t, 1), 0.5), steep)
 
-    def exact(self, x: Array) -> Array:
+    def exact(self, x: Array) -> Any:
         if self.approximate == "tanh":
             return 0.5 * x * (1 + np.tanh(SQRT_TWO_OVER_PI * (x + GELU_CUBIC * x**3)))
         erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -190,7 +190,7 @@ class Silu(Activation):
         s = build.logistic(x)
         return build.mul(s, build.add(build.mul(x, build.sub(1, s)), 1))
 
-    def exact(self, x: Array) -> Array:
+    def exact(self, x: Array) -> Any:
         return x / (1 + np.exp(-x))
 
     def samples(self) -> Iterable[Sample]:
@@ -214,7 +214,7 @@ class Softplus(Activation):
         scaled = build.mul(x, self.beta)
         return build.select(build.gt(scaled, self.threshold), build.ones_like(x), build.logistic(scaled))
 
-    def exact(self, x: Array) -> Array:
+    def exact(self, x: Array) -> Any:
         scaled = x * x.dtype.type(self.beta)
         curve = np.log1p(np.exp(np.minimum(scaled, self.threshold))) / x.dtype.type(self.beta)
         return np.where(scaled > self.threshold, x, curve)
@@ -235,7 +235,7 @@ class LogSigmoid(Activation):
     def slope(self, x: Value) -> Value:
         return build.logistic(build.neg(x))
 
-    def exact(self, x: Array) -> Array:
+    def exact(self, x: Array) -> Any:
         return np.minimum(x, 0) - np.log1p(np.exp(-np.abs(x)))
 
     def samples(self) -> Iterable[Sample]:
@@ -254,7 +254,7 @@ class Mish(Activation):
         t = build.tanh(apply(Softplus(), x))
         return build.add(t, build.mul(build.mul(x, build.logistic(x)), build.sub(1, build.square(t))))
 
-    def exact(self, x: Array) -> Array:
+    def exact(self, x: Array) -> Any:
         return x * np.tanh(np.logaddexp(x, 0))
 
     def samples(self) -> Iterable[Sample]:
@@ -275,7 +275,7 @@ class Hardtanh(Activation):
         inside = build.and_(build.gt(x, self.low), build.lt(x, self.high))
         return build.select(inside, build.ones_like(x), build.zeros_like(x))
 
-    def exact(self, x: Array) -> Array:
+    def exact(self, x: Array) -> Any:
         return np.clip(x, self.low, self.high)
 
     def samples(self) -> Iterable[Sample]:
@@ -294,7 +294,7 @@ class Hardsigmoid(Activation):
         inside = build.and_(build.gt(x, -3), build.lt(x, 3))
         return build.select(inside, build.full_like(x, 1 / 6), build.zeros_like(x))
 
-    def exact(self, x: Array) -> Array:
+    def exact(self, x: Array) -> Any:
         return np.clip(x + 3, 0, 6) / 6
 
     def samples(self) -> Iterable[Sample]:
@@ -314,7 +314,7 @@ class Hardswish(Activation):
         upper = build.select(build.ge(x, 3), build.ones_like(x), between)
         return build.select(build.le(x, -3), build.zeros_like(x), upper)
 
-    def exact(self, x: Array) -> Array:
+    def exact(self, x: Array) -> Any:
         return x * np.clip(x + 3, 0, 6) / 6
 
     def samples(self) -> Iterable[Sample]:

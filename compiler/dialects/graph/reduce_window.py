@@ -154,8 +154,8 @@ class ReduceWindow(Windowed):
     def vjp(self, ct: Value, x: Value, *, result: Value) -> tuple[Value]:
         kind = build.type_of(x)
         if self.kind != "sum":
-            chosen = apply(ReduceWindowIndex(*_window_attributes(self), self.kind), x)
-            return (apply(WindowScatter(*_window_attributes(self), kind.shape), ct, chosen),)
+            chosen = apply(ReduceWindowIndex(**_window_attributes(self), kind=self.kind), x)
+            return (apply(WindowScatter(**_window_attributes(self), shape=kind.shape), ct, chosen),)
         padding: list[tuple[Index, Index]] = []
         for axis, (low, _) in enumerate(self.padding):
             reach = dilated(self.window_dimensions[axis], self.window_dilations[axis]) - 1
@@ -275,7 +275,7 @@ class ReduceWindowIndex(Windowed):
         x = rng.integers(0, 9, (2, 3, 5, 4)).astype(np.float32)
         attributes = _window_attributes(pooling("max", (3, 2), (2, 1), (1, 1), (1, 2)))
         yield Sample(
-            ReduceWindowIndex(*attributes, "max", 2),
+            ReduceWindowIndex(**attributes, kind="max", first_axis=2),
             (x,),
             lambda x: F.max_pool2d(x, (3, 2), (2, 1), 1, (1, 2), return_indices=True)[1],
             note="ties",
@@ -344,7 +344,7 @@ class WindowScatter(Windowed):
         return b.convert(total, element)
 
     def vjp(self, ct: Value, values: Value, index: Value, *, result: Value) -> tuple[Value, None]:
-        return apply(WindowGather(*_window_attributes(self)), ct, index), None
+        return apply(WindowGather(**_window_attributes(self)), ct, index), None
 
     def reference(self, *operands: Array) -> Any:
         ct, index = operands
@@ -355,9 +355,11 @@ class WindowScatter(Windowed):
     def samples(self) -> Iterable[Sample]:
         rng = np.random.default_rng(0)
         for op, shape in _index_samples():
-            where = ReduceWindowIndex(*_window_attributes(op)).reference(rng.integers(0, 9, shape) * 1.0)
+            where = ReduceWindowIndex(**_window_attributes(op)).reference(rng.integers(0, 9, shape) * 1.0)
             yield Sample(
-                WindowScatter(*_window_attributes(op), shape), (rng.standard_normal(where.shape), where), None
+                WindowScatter(**_window_attributes(op), shape=shape),
+                (rng.standard_normal(where.shape), where),
+                None,
             )
 
 
@@ -386,7 +388,7 @@ class WindowGather(Windowed):
         return x(decode(position, x.type.shape))
 
     def vjp(self, ct: Value, x: Value, index: Value, *, result: Value) -> tuple[Value, None]:
-        return apply(WindowScatter(*_window_attributes(self), build.shape_of(x)), ct, index), None
+        return apply(WindowScatter(**_window_attributes(self), shape=build.shape_of(x)), ct, index), None
 
     def reference(self, *operands: Array) -> Any:
         x, index = operands
@@ -395,9 +397,9 @@ class WindowGather(Windowed):
     def samples(self) -> Iterable[Sample]:
         rng = np.random.default_rng(0)
         for op, shape in _index_samples():
-            where = ReduceWindowIndex(*_window_attributes(op)).reference(rng.integers(0, 9, shape) * 1.0)
+            where = ReduceWindowIndex(**_window_attributes(op)).reference(rng.integers(0, 9, shape) * 1.0)
             yield Sample(
-                WindowGather(*_window_attributes(op)),
+                WindowGather(**_window_attributes(op)),
                 (rng.standard_normal(shape), where),
                 lambda x, i: x.reshape(-1)[i],
             )
@@ -410,8 +412,9 @@ def _index_samples() -> list[tuple[ReduceWindow, tuple[int, ...]]]:
     ]
 
 
-def _window_attributes(op: Windowed) -> tuple[Any, ...]:
-    return op.window_dimensions, op.window_strides, op.padding, op.base_dilations, op.window_dilations
+def _window_attributes(op: Windowed) -> dict[str, Any]:
+    names = ("window_dimensions", "window_strides", "padding", "base_dilations", "window_dilations")
+    return {name: getattr(op, name) for name in names}
 
 
 def pooling(
