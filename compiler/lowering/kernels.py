@@ -79,7 +79,7 @@ def lower_kernel(kernel: Kernel, name: str, target: TargetDescription) -> Lowere
         [*names, "workspace", "pool"],
         dims=[of_symbol(s) for s in symbols],  # type: ignore[misc]
         pool="pool",
-        noalias=[*aliasing, *[False] * len(symbols)],
+        noalias=aliasing,
         internal=True,
         # Users' arrays may lie anywhere; vector loads from aligned addresses are as fast either way.
         alignment=1,

@@ -38,11 +38,13 @@ class EntryCopy:
     size: Index
 
 
-class _Writer:
-    def __init__(self, symbols: Sequence[Symbol], attributes: str) -> None:
+class EntryWriter:
+    """Writes straight-line LLVM IR; `prefix` starts the names of its values."""
+
+    def __init__(self, symbols: Sequence[Symbol], prefix: str = "t") -> None:
         self.lines: list[str] = []
         self.count = 0
-        self.attributes = attributes
+        self.prefix = prefix
         self.dims: dict[Symbol, str] = {}
         for number, symbol in enumerate(symbols):
             address = self.define(f"getelementptr i64, ptr %dims, i64 {number}")
@@ -51,7 +53,7 @@ class _Writer:
 
     def define(self, text: str) -> str:
         self.count += 1
-        name = f"%t{self.count}"
+        name = f"%{self.prefix}{self.count}"
         self.lines.append(f"  {name} = {text}")
         return name
 
@@ -97,7 +99,7 @@ def emit_entry(
     attributes: str = "",
 ) -> str:
     """LLVM IR text of the entry; the kernels are functions of the same module."""
-    w = _Writer(symbols, attributes)
+    w = EntryWriter(symbols)
     for call in calls:
         operands = [f"ptr {w.place(p)}" for p in call.buffers]
         operands.append(f"ptr {w.arena(call.workspace)}" if call.workspace is not None else "ptr null")

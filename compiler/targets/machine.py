@@ -70,6 +70,7 @@ def _binding(*, every_target: bool = False) -> Any:
         if not _native_ready:
             llvm.initialize_native_target()
             llvm.initialize_native_asmprinter()
+            llvm.initialize_native_asmparser()  # exported libraries ask the CPU for its features (cpuid)
             _native_ready = True
         if every_target and not _all_ready:
             llvm.initialize_all_targets()
