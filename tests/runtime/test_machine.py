@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 
+import numpy as np
 import pytest
 
 from flambeau.compiler.targets.machine import (
@@ -15,6 +17,8 @@ from flambeau.compiler.targets.machine import (
     normalize_triple,
     optimize,
 )
+from flambeau.runtime import abi
+from flambeau.runtime.engine import default_engine
 
 # out[i] = a[i] + b[i] for i < 4096
 ADD = """
@@ -104,6 +108,35 @@ def test_loops_are_vectorised_from_level_2_on() -> None:
     assert "<8 x float>" in optimize(ADD, target, 3)
     assert "x float>" not in optimize(ADD, target, 1)
     assert "ymm" in emit_assembly(ADD, target)
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+def test_every_level_makes_code_that_runs(level: int) -> None:
+    module = default_engine().add_object(emit_object(ADD, host_target(), level))
+    a, b, out = np.arange(4096, dtype=np.float32), np.ones(4096, np.float32), np.zeros(4096, np.float32)
+    types = [ctypes.c_void_p] * 3
+    ctypes.CFUNCTYPE(None, *types)(module.address("add"))(out.ctypes.data, a.ctypes.data, b.ctypes.data)
+    np.testing.assert_array_equal(out, a + 1)
+
+
+@pytest.mark.parametrize("level", [0, 1, 3])
+def test_unused_native_functions_are_dropped(level: int) -> None:
+    code = emit_object(ADD, host_target(), level, link=[abi.pool_ir(host_target().triple)])
+    assert b"fb_pool" not in code
+
+
+def test_level_1_cleans_up() -> None:
+    text = """
+define i32 @f(i32 %x) {
+  %slot = alloca i32
+  store i32 %x, ptr %slot
+  %y = load i32, ptr %slot
+  %z = add i32 %y, 0
+  ret i32 %z
+}
+"""
+    assert "ret i32 %x" in optimize(text, host_target(), 1)
+    assert "alloca" in optimize(text, host_target(), 0)
 
 
 def test_linked_modules_are_inlined() -> None:
