@@ -14,27 +14,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from flambeau.compiler.dialects.graph import build
+from flambeau.compiler.dialects.graph import build, im2col
 from flambeau.compiler.dialects.graph.base import GraphOp, Sample
 from flambeau.compiler.dialects.graph.contraction import (
     ContractionDescription,
-    Run,
-    accumulator_of,
     check_result_element,
-    decode,
     numpy_accumulator,
-    sum_of_products,
 )
 from flambeau.compiler.dialects.graph.oracle import F
-from flambeau.compiler.dialects.graph.windows import dilated, spread_and_pad, window_count, window_position
+from flambeau.compiler.dialects.graph.windows import dilated, spread_and_pad, window_count
 from flambeau.compiler.ir.core import Value, apply
-from flambeau.compiler.ir.dims import Index, product
+from flambeau.compiler.ir.dims import Index
 from flambeau.compiler.ir.types import ElementType, TensorType, tensor
-
-#: Below this many spatial positions, images of a batch share one matrix so that it is not too narrow.
-NARROW = 32
-#: Runs of memory shorter than this are read element by element.
-SHORT_RUN = 6
 
 
 class Convolution(GraphOp):
@@ -162,227 +153,12 @@ class Convolution(GraphOp):
                 actual=(self.feature_group_count, self.batch_group_count),
             )
 
-    # -- as a contraction ----------------------------------------------------------------------------------------
     def contraction(self, lhs_type: TensorType, rhs_type: TensorType) -> ContractionDescription:
-        """Implicit im2col. K runs over the kernel's input features and window, in the order of the kernel's memory.
-
-        If features are the result's last dimension, M is batch and space, N the features; else M is the features and
-        N space, together with the batch where that keeps stores contiguous or images are tiny. Groups are a batch
-        dimension.
-        """
-        x, w = lhs_type, rhs_type
-        out = self.infer(x, w)
-        assert isinstance(out, TensorType)
-        groups = self.feature_group_count * self.batch_group_count
-        features = w.shape[self.kernel_output_feature] // groups
-        k_axes = [d for d in range(w.rank) if d != self.kernel_output_feature]
-        k_sizes = [w.shape[d] for d in k_axes]
-        spatial = sorted(range(self.spatial_rank), key=lambda s: self.output_spatial[s])
-        space_sizes = [out.shape[self.output_spatial[s]] for s in spatial]
-        space, images = product(space_sizes), out.shape[self.output_batch]
-        last = self.output_feature == out.rank - 1
-        together = (
-            last or self.output_feature < self.output_batch or (isinstance(space, int) and space < NARROW)
-        )
-        position_sizes = [images, *space_sizes] if together else space_sizes
-        batch: list[Index] = [] if together else [images]
-        if groups > 1:
-            batch.append(groups)
-
-        def kernel_index(at: Sequence[Index], k: Index, feature: Index) -> tuple[Index, ...]:
-            index: list[Index] = [0] * w.rank
-            index[self.kernel_output_feature] = (at[-1] if groups > 1 else 0) * features + feature
-            for axis, digit in zip(k_axes, decode(k, k_sizes), strict=True):
-                index[axis] = digit
-            for s, axis in enumerate(self.kernel_spatial):
-                if self.window_reversal[s]:
-                    index[axis] = w.shape[axis] - 1 - index[axis]
-            return tuple(index)
-
-        def window(
-            at: Sequence[Index], k: Index, position: Index
-        ) -> tuple[Index, Index, list[Index], list[Index]]:
-            digits = list(decode(position, position_sizes))
-            image = digits.pop(0) if together else at[0]
-            tap: list[Index] = [0] * w.rank
-            for axis, digit in zip(k_axes, decode(k, k_sizes), strict=True):
-                tap[axis] = digit
-            where: list[Index] = [0] * self.spatial_rank
-            for s, digit in zip(spatial, digits, strict=True):
-                where[s] = digit
-            return image, tap[self.kernel_input_feature], where, [tap[axis] for axis in self.kernel_spatial]
-
-        def read(b: Any, operand: Any, at: Sequence[Index], k: Index, position: Index) -> Any:
-            image, channel, where, taps = window(at, k, position)
-            return self._input_element(b, operand, at[-1] if groups > 1 else 0, image, channel, where, taps)
-
-        def input_index(at: Sequence[Index], k: Index, position: Index) -> tuple[Index, ...]:
-            image, channel, where, taps = window(at, k, position)
-            return self._input_index(
-                x,
-                at[-1] if groups > 1 else 0,
-                image,
-                channel,
-                [
-                    where[s] * self.window_strides[s] + taps[s] * self.rhs_dilation[s]
-                    for s in range(self.spatial_rank)
-                ],
-            )
-
-        def result_index(at: Sequence[Index], position: Index, feature: Index) -> tuple[Index, ...]:
-            digits = list(decode(position, position_sizes))
-            index: list[Index] = [0] * out.rank
-            index[self.output_batch] = digits.pop(0) if together else at[0]
-            index[self.output_feature] = (at[-1] if groups > 1 else 0) * features + feature
-            for s, digit in zip(spatial, digits, strict=True):
-                index[self.output_spatial[s]] = digit
-            return tuple(index)
-
-        unguarded = all(d == 1 for d in self.lhs_dilation) and all(p == (0, 0) for p in self.padding)
-        # The window's digits that are innermost in k, where their sizes are numbers.
-        inner: list[int] = []
-        for axis, size in zip(reversed(k_axes), reversed(k_sizes), strict=True):
-            if axis == self.kernel_input_feature or not isinstance(size, int):
-                break
-            inner.insert(0, size)
-        input_run = self._input_run(x, w, space_sizes[-1] if spatial else 1, spatial, k_axes)
-        after_features = product(w.shape[self.kernel_output_feature + 1 :])
-        kernel_run: Run | None = None
-        if isinstance(after_features, int) and after_features >= SHORT_RUN and not any(self.window_reversal):
-            kernel_run = ("depth", after_features)
-        positions = product(position_sizes)
-        accumulator = accumulator_of(x.element, out.element)
-        if last:
-            return ContractionDescription(
-                tuple(batch),
-                positions,
-                features,
-                product(k_sizes),
-                lambda b, v, at, m, k: read(b, v, at, k, m),
-                lambda b, v, at, k, n: v(kernel_index(at, k, n)),
-                result_index,
-                accumulator,
-                (0, 1),
-                (lambda at, m, k: input_index(at, k, m)) if unguarded else None,
-                kernel_index,
-                tuple(inner),
-                input_run,
-                kernel_run,
-            )
-        return ContractionDescription(
-            tuple(batch),
-            features,
-            positions,
-            product(k_sizes),
-            lambda b, v, at, m, k: v(kernel_index(at, k, m)),
-            read,
-            lambda at, m, n: result_index(at, n, m),
-            accumulator,
-            (1, 0),
-            lambda at, m, k: kernel_index(at, k, m),
-            input_index if unguarded else None,
-            tuple(inner),
-            kernel_run,
-            input_run,
-        )
-
-    def _input_run(
-        self, x: TensorType, w: TensorType, width: Index, spatial: Sequence[int], k_axes: Sequence[int]
-    ) -> Run | None:
-        """Along which position the input's innermost spatial dimension is read element by element."""
-        last = x.rank - 1
-        if last not in self.input_spatial:
-            return None
-        s = self.input_spatial.index(last)
-        if self.lhs_dilation[s] != 1:
-            return None
-        if spatial[-1] == s and isinstance(width, int) and width >= SHORT_RUN:
-            return ("row", width)
-        taps = w.shape[self.kernel_spatial[s]]
-        dense = self.rhs_dilation[s] == 1 and not self.window_reversal[s]
-        if dense and k_axes[-1] == self.kernel_spatial[s] and isinstance(taps, int) and taps >= SHORT_RUN:
-            return ("depth", taps)
-        return None
-
-    def _input_index(
-        self, x: TensorType, group: Index, image: Index, channel: Index, where: Sequence[Index]
-    ) -> tuple[Index, ...]:
-        index: list[Index] = [0] * x.rank
-        index[self.input_batch], index[self.input_feature] = image, channel
-        if self.feature_group_count > 1:
-            index[self.input_feature] = (
-                group * (x.shape[self.input_feature] // self.feature_group_count) + channel
-            )
-        if self.batch_group_count > 1:
-            index[self.input_batch] = group * (x.shape[self.input_batch] // self.batch_group_count) + image
-        for s, axis in enumerate(self.input_spatial):
-            index[axis] = where[s]
-        return tuple(index)
-
-    def _input_element(
-        self,
-        b: Any,
-        x: Any,
-        group: Index,
-        image: Index,
-        channel: Index,
-        where: Sequence[Index],
-        taps: Sequence[Index],
-    ) -> Any:
-        """The input's element under `taps` of the window at `where`; zero in padding and between dilated elements."""
-        found: list[Index] = []
-        conditions: list[Any] = []
-        for s, axis in enumerate(self.input_spatial):
-            at, inside = window_position(
-                b,
-                where[s] * self.window_strides[s] + taps[s] * self.rhs_dilation[s],
-                self.padding[s][0],
-                self.padding[s][1],
-                self.lhs_dilation[s],
-                x.type.shape[axis],
-            )
-            found.append(at)
-            conditions.extend(inside)
-        index = self._input_index(x.type, group, image, channel, found)
-        if not conditions:
-            return x(index)
-        condition = conditions[0]
-        for other in conditions[1:]:
-            condition = b.and_(condition, other)
-        return b.guarded(condition, lambda: x(index), b.constant(0, x.type.element))
+        """What the contraction template needs: implicit im2col."""
+        return im2col.contraction(self, lhs_type, rhs_type)
 
     def element_at(self, b: Any, index: tuple[Index, ...], *operands: Any) -> Any:
-        x, w = operands
-        d = self.contraction(x.type, w.type)
-        groups = self.feature_group_count * self.batch_group_count
-        features = w.type.shape[self.kernel_output_feature] // groups
-        k_axes = [axis for axis in range(w.type.rank) if axis != self.kernel_output_feature]
-        k_sizes = [w.type.shape[axis] for axis in k_axes]
-        feature = index[self.output_feature]
-        group = feature // features if groups > 1 else 0
-
-        def left(k: Index) -> Any:
-            digits = dict(zip(k_axes, decode(k, k_sizes), strict=True))
-            return self._input_element(
-                b,
-                x,
-                group,
-                index[self.output_batch],
-                digits[self.kernel_input_feature],
-                [index[axis] for axis in self.output_spatial],
-                [digits[axis] for axis in self.kernel_spatial],
-            )
-
-        def right(k: Index) -> Any:
-            digits = dict(zip(k_axes, decode(k, k_sizes), strict=True)) | {
-                self.kernel_output_feature: feature
-            }
-            for s, axis in enumerate(self.kernel_spatial):
-                if self.window_reversal[s]:
-                    digits[axis] = w.type.shape[axis] - 1 - digits[axis]
-            return w(tuple([digits[axis] for axis in range(w.type.rank)]))
-
-        return sum_of_products(b, d, left, right, self.element or x.type.element)
+        return im2col.element_at(self, b, index, *operands)
 
     # -- derivatives ---------------------------------------------------------------------------------------------
     def vjp(self, ct: Value, x: Value, w: Value, *, result: Value) -> tuple[Value, Value]:

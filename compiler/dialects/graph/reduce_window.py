@@ -214,7 +214,7 @@ class ReduceWindowIndex(Windowed):
     """Where in the operand each window's extreme element lies: an i64 row-major position over the axes from
     `first_axis` on (2 gives PyTorch's `max_pool2d(return_indices=True)`). The first of equals; NaN counts as extreme.
 
-    A window that lies wholly in the padding gives 0.
+    A window that lies wholly in the padding gives -1.
     """
 
     name = "graph.reduce_window_index"
@@ -256,7 +256,7 @@ class ReduceWindowIndex(Windowed):
             return b.select(better, value, best), b.select(better, position, where)
 
         _, where = b.loop(self.taps(), (unset, none), step)
-        return b.max(where, b.constant(0, i64))
+        return where
 
     def reference(self, *operands: Array) -> Any:
         (x,) = operands
@@ -268,7 +268,7 @@ class ReduceWindowIndex(Windowed):
         for (_, seen), (_, at) in zip(self.patches(x, 0), self.patches(positions, -1), strict=True):
             take = (at >= 0) & ((better(seen, best) | (where < 0) | (seen != seen)) & (best == best))
             best, where = np.where(take, seen, best), np.where(take, at, where)
-        return np.maximum(where, 0)
+        return where
 
     def samples(self) -> Iterable[Sample]:
         rng = np.random.default_rng(0)
@@ -287,7 +287,7 @@ class ReduceWindowIndex(Windowed):
 
 class WindowScatter(Windowed):
     """The transpose of picking one element from each window: ``result[i]`` is the sum of ``ct[w]`` over the windows w
-    that cover i and whose `index[w]` (a row-major position in `shape`) is i.
+    that cover i and whose `index[w]` (a row-major position in `shape`, or -1 for nowhere) is i.
 
     In gather form: each element of the result loops over the windows that can cover it, so no two threads ever add
     to one place. It is linear in `ct`, with `graph.window_gather` as its transpose. Compare StableHLO's
@@ -349,7 +349,8 @@ class WindowScatter(Windowed):
     def reference(self, *operands: Array) -> Any:
         ct, index = operands
         out = np.zeros(int(np.prod(self.shape, dtype=np.int64)), numpy_accumulator(ct.dtype, None))  # type: ignore[arg-type]
-        np.add.at(out, index.reshape(-1), ct.reshape(-1).astype(out.dtype))
+        somewhere = index >= 0
+        np.add.at(out, index[somewhere], ct[somewhere].astype(out.dtype))
         return out.reshape(self.shape).astype(ct.dtype)  # type: ignore[arg-type]
 
     def samples(self) -> Iterable[Sample]:
@@ -364,7 +365,7 @@ class WindowScatter(Windowed):
 
 
 class WindowGather(Windowed):
-    """The element at `index[w]` (a row-major position in the operand) for each window w: `x, i64 -> x's elements`.
+    """The element at `index[w]` (a row-major position in the operand; 0 at -1) for each window w: `x, i64 -> elements`.
 
     It is linear in `x`, with `graph.window_scatter` as its transpose.
     """
@@ -384,15 +385,17 @@ class WindowGather(Windowed):
 
     def element_at(self, b: Any, index: tuple[Index, ...], *operands: Any) -> Any:
         x, chosen = operands
-        position = b.scalar_to_index(chosen(index), 0, x.type.size - 1)
-        return x(decode(position, x.type.shape))
+        where = chosen(index)
+        position = b.scalar_to_index(where, 0, x.type.size - 1)
+        somewhere = b.compare("GE", where, b.constant(0, i64))
+        return b.guarded(somewhere, lambda: x(decode(position, x.type.shape)), b.constant(0, x.type.element))
 
     def vjp(self, ct: Value, x: Value, index: Value, *, result: Value) -> tuple[Value, None]:
         return apply(WindowScatter(**_window_attributes(self), shape=build.shape_of(x)), ct, index), None
 
     def reference(self, *operands: Array) -> Any:
         x, index = operands
-        return x.reshape(-1)[index]
+        return np.where(index >= 0, x.reshape(-1)[np.maximum(index, 0)], 0).astype(x.dtype)
 
     def samples(self) -> Iterable[Sample]:
         rng = np.random.default_rng(0)
@@ -401,7 +404,7 @@ class WindowGather(Windowed):
             yield Sample(
                 WindowGather(**_window_attributes(op)),
                 (rng.standard_normal(shape), where),
-                lambda x, i: x.reshape(-1)[i],
+                lambda x, i: x.reshape(-1)[i.clamp(min=0)] * (i >= 0),
             )
 
 
@@ -409,6 +412,7 @@ def _index_samples() -> list[tuple[ReduceWindow, tuple[int, ...]]]:
     return [
         (pooling("max", (2, 2), (1, 2)), (1, 2, 4, 4)),
         (pooling("max", (3,), (2,), (1,), (2,)), (2, 1, 8)),
+        (pooling("max", (2,), (1,), (1,), (2,)), (1, 2, 1)),  # windows that hold nothing but padding
     ]
 
 
