@@ -64,6 +64,7 @@ class Executor:
         "n_outputs",
         "name",
         "output_bytes",
+        "parallel",
         "_arena_class",
         "_entry",
         "_frames",
@@ -80,6 +81,7 @@ class Executor:
         *,
         n_dims: int = 0,
         n_outputs: int | None = None,
+        parallel: bool = True,
         keep: Any = None,
         name: str = "entry",
         allocator: Allocator = default_allocator,
@@ -91,6 +93,7 @@ class Executor:
         self.address, self.name, self.keep, self.allocator = address, name, keep, allocator
         self.n_inputs, self.n_outputs, self.n_dims = n_inputs, n_outputs, n_dims
         self.output_bytes, self.arena_bytes = output_bytes, arena_bytes
+        self.parallel = parallel
         # 0: none, or kept in the frame; -1: depends on the dimensions; else taken from the allocator for each call.
         self._arena_class = -1
         if not callable(arena_bytes):
@@ -113,7 +116,7 @@ class Executor:
         self._pack_args(frame.args, 0, *input_ptrs, *output_ptrs)
         if self.n_dims:
             self._pack_dims(frame.dims, 0, *dims)
-        pool = threads._pool
+        pool = threads._pool if self.parallel else 0
         if pool is None:
             pool = threads.default_pool()
         size = self._arena_class

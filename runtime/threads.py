@@ -69,13 +69,11 @@ def destroy_pool(pool: int) -> None:
 
 def _make_default() -> int:
     global _pool
-    native = default_engine().native()
     with _lock:
         threads = num_threads()
         pool = _pools.get(threads)
-        if pool is None:
-            create = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int32)(native.address(abi.POOL_CREATE))
-            pool = _pools[threads] = create(threads) or 0
+        if pool is None:  # a single thread needs no native code either
+            pool = _pools[threads] = create_pool(threads) if threads > 1 else 0
         _pool = pool
     return pool
 

@@ -105,6 +105,13 @@ def test_static_sizes_and_no_arena() -> None:
     assert as_numpy(out, np.int64, (1,)).tolist() == [0]
 
 
+def test_serial_entry_gets_no_pool(address: int) -> None:
+    run = Executor(address, 2, [4, 16], 64, n_dims=1, parallel=False)
+    a, b = _inputs(1, 0)
+    _, info = run.run([a.ctypes.data, b.ctypes.data], [1])
+    assert as_numpy(info, np.int64, (2,))[1] == 0
+
+
 def test_status_becomes_an_error(address: int) -> None:
     run = Executor(address, 2, [4, 16], 64, n_dims=1, name="sum")
     a = np.zeros(4, np.float32)
