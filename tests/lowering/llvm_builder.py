@@ -1,4 +1,4 @@
-"""A builder that writes LLVM IR text and runs it as a vectorised loop over arrays: the fast oracle of mathlib's tests."""
+"""A builder that writes LLVM IR text and runs it as a vectorised loop over arrays: how mathlib's tests run fast."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def emit(name: str, comment: str, coefficients: list[float]) -> None:
     print(f"\n# {comment}")
     print(f"{name} = (")
     for c in coefficients:
-        print(f"    {c!r},")
+        print(f"    {c!r},".replace("e+", "e"))
     print(")")
 
 
@@ -211,20 +211,31 @@ def inverse_error_function() -> None:
         return mp.erfinv(x) / x if w else mp.sqrt(mp.pi) / 2
 
     for name, lo, hi, centre, root, degree in (
-        ("ERFINV_F32", 0, 5, "2.5", False, 9),
-        ("ERFINV_TAIL_F32", 5, 16, "3", True, 8),
-        ("ERFINV_F64", 0, "6.25", "3.125", False, 23),
-        ("ERFINV_TAIL_F64", "6.25", 16, "3.25", True, 20),
-        ("ERFINV_FAR_F64", 16, 38, "5", True, 20),
+        ("ERFINV_SMALL_F32", "0", "2", "0", False, 6),
+        ("ERFINV_F32", "1.9", "5", "2.5", False, 7),
+        ("ERFINV_TAIL_F32", "5", "16", "3", True, 9),
+        ("ERFINV_SMALL_F64", "0", "2", "0", False, 14),
+        ("ERFINV_F64", "1.9", "6.25", "3.75", False, 18),
+        ("ERFINV_TAIL_F64", "6.25", "16", "3.25", True, 20),
+        ("ERFINV_FAR_F64", "16", "38", "5", True, 20),
     ):
         c = mp.mpf(centre)
-        edge: Function = mp.sqrt if root else (lambda w: w)
+        edge: Function = mp.sqrt if root else mp.mpf
         argument: Function = (lambda t, c=c: (t + c) ** 2) if root else (lambda t, c=c: t + c)
-        f: Function = lambda t, a=argument: ratio(max(a(t), mp.mpf(0)))  # noqa: E731
-        what = f"erfinv(x) / x in {'sqrt(w)' if root else 'w'} - {centre}, w = -log(1 - x**2)"
-        polynomial(
-            name, what, f, edge(mp.mpf(lo)) - c, edge(mp.mpf(hi)) - c, degree, lambda t, f=f: 1 / f(t), "32" in name
-        )  # fmt: skip
+        f: Function = lambda t, a=argument: ratio(a(t))  # noqa: E731
+        start, end = edge(mp.mpf(lo)) - c, edge(mp.mpf(hi)) - c
+        fitted, error = fit(f, start, end, degree, lambda t, f=f: 1 / f(t), single=False)
+        first = float(np.float32(fitted[0]))
+        rest = [fitted[0] - first, *fitted[1:]]
+        if "32" in name:
+            rest = [float(np.float32(x)) for x in rest]
+        what = f"{'sqrt(w)' if root else 'w'} - {centre}, w = -log(1 - x**2) in [{lo}, {hi}]"
+        print(f"\n{name}_FIRST = {first!r}")
+        emit(
+            name,
+            f"erfinv(x) / x - {name}_FIRST in {what}; error 2**{math.log2(error):.1f}",
+            rest,
+        )
 
 
 def gamma_functions() -> None:
@@ -281,7 +292,9 @@ def cube_root() -> None:
 
 def main() -> None:
     mp.mp.dps = 80
-    print('"""Coefficients, constant term first. Written by ``tests/lowering/mathlib_derive.py``; do not edit."""')
+    print(
+        '"""Coefficients, constant term first. Written by ``tests/lowering/mathlib_derive.py``; do not edit."""'
+    )
     exponentials()
     logarithms()
     hyperbolics()

@@ -1,7 +1,7 @@
 """Transcendental functions as straight-line scalar arithmetic: no branches, no tables in memory, no libm.
 
 ``FUNCTIONS[name, type]`` takes a builder (see ``protocol``) and the operands' values, and returns the result's value.
-Results are those of C99, at infinities, zeros, NaN and subnormal numbers too. ``docs/accuracy.md`` has the measured errors.
+Results are those of C99, at infinities, zeros, NaN and subnormal numbers too. ``docs/accuracy.md`` has the errors.
 """
 
 from __future__ import annotations

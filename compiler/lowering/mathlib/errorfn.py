@@ -37,8 +37,9 @@ def erf(b: Builder[V], x: V, fmt: Format) -> V:
 
 
 def _erfc_positive(magnitude: Real[V]) -> Real[V]:
-    """erfc(a) = exp(-a**2) P(t) u with u = 1 / (a + k), t = 1 - 2 k u = (a - k) / (a + k), for a >= 0.49 (the transformation
-    of Shepherd and Laframboise, Math. Comp. 36, 1981), in f64. a**2 and u carry their rounding errors along."""
+    """erfc(a) = exp(-a**2) P(t) u with u = 1 / (a + k), t = 1 - 2 k u = (a - k) / (a + k), for a >= 0.49 (the
+    transformation of Shepherd and Laframboise, Math. Comp. 36, 1981), in f64. a**2 and u carry their
+    rounding errors along."""
     a = magnitude.at_most(27.3)
     k = 4.0
     s, s_error = two_sum(a, a.const(k))
@@ -79,20 +80,30 @@ def erfc(b: Builder[V], x: V, fmt: Format) -> V:
 
 def erfinv(b: Builder[V], x: V, fmt: Format) -> V:
     """Inverse of erf on [-1, 1], infinite at the ends, NaN outside: x F(w) with w = -log(1 - x**2) (M. Giles, GPU
-    Computing Gems 2, 2011); F by polynomials in w, for large w in sqrt(w); for small
-    w around F(0) = sqrt(pi) / 2 in two parts."""
+    Computing Gems 2, 2011); F by polynomials in w, for large w in sqrt(w)."""
     value = Real(b, x, fmt)
     a = abs(value)
     w = -Real(b, log(b, ((1.0 - a) * (a + 1.0)).v, fmt), fmt)
     root = w.sqrt()
+    # F = first + rest, with |rest| smaller, so that the rounding errors of the polynomials count less.
     if fmt is F32:
-        y = horner(w - 2.5, table.ERFINV_F32)
-        y = (w > 5.0).select(horner(root - 3.0, table.ERFINV_TAIL_F32), y)
-        q, (hi, lo) = horner(w, table.ERFINV_SMALL_F32), table.HALF_ROOT_PI_F32
+        first, rest = w.const(table.ERFINV_F32_FIRST), horner(w - 2.5, table.ERFINV_F32)
+        far = w > 5.0
+        first = far.select(w.const(table.ERFINV_TAIL_F32_FIRST), first)
+        rest = far.select(horner(root - 3.0, table.ERFINV_TAIL_F32), rest)
+        near = w < 2.0
+        first = near.select(w.const(table.ERFINV_SMALL_F32_FIRST), first)
+        rest = near.select(horner(w, table.ERFINV_SMALL_F32), rest)
     else:
-        y = horner(w - 3.75, table.ERFINV_F64)
-        y = (w > 6.25).select(horner(root - 3.25, table.ERFINV_TAIL_F64), y)
-        y = (w > 16.0).select(horner(root - 5.0, table.ERFINV_FAR_F64), y)
-        q, (hi, lo) = horner(w, table.ERFINV_SMALL_F64), table.HALF_ROOT_PI_F64
-    y = (w < 2.0).select(a.fma(hi, a * q.fma(w, lo)), y * a)
+        first, rest = w.const(table.ERFINV_F64_FIRST), horner(w - 3.75, table.ERFINV_F64)
+        far = w > 6.25
+        first = far.select(w.const(table.ERFINV_TAIL_F64_FIRST), first)
+        rest = far.select(horner(root - 3.25, table.ERFINV_TAIL_F64), rest)
+        farther = w > 16.0
+        first = farther.select(w.const(table.ERFINV_FAR_F64_FIRST), first)
+        rest = farther.select(horner(root - 5.0, table.ERFINV_FAR_F64), rest)
+        near = w < 2.0
+        first = near.select(w.const(table.ERFINV_SMALL_F64_FIRST), first)
+        rest = near.select(horner(w, table.ERFINV_SMALL_F64), rest)
+    y = a.fma(first, a * rest)
     return (a.equals(1.0).select(y.const(math.inf), y)).with_sign_of(value).v

@@ -24,7 +24,7 @@ def _sinpi(x: Real[V]) -> Real[V]:
 def lgamma(b: Builder[V], x: V, fmt: Format) -> V:
     """log |gamma(x)|; +inf at 0, at the negative integers and at both infinities.
 
-    [1/2, 5/2]: (x - 1) (x - 2) (1/2 + P / Q). Below: lgamma(1 + x) - log |x|. Up to 9/2: lgamma(x) = lgamma(x - 1) + log(x - 1).
+    [1/2, 5/2]: (x - 1) (x - 2) (1/2 + P / Q). Below: lgamma(1 + x) - log |x|. Up to 9/2: lgamma(x - 1) + log(x - 1).
     Above: Stirling's series. Below -1/2: reflection, lgamma(x) + lgamma(-x) = log(pi / |x sin(pi x)|).
     """
     value = Real(b, x, fmt).widen() if fmt is F32 else Real(b, x, fmt)
@@ -75,8 +75,8 @@ def lgamma(b: Builder[V], x: V, fmt: Format) -> V:
 def digamma(b: Builder[V], x: V, fmt: Format) -> V:
     """Logarithmic derivative of gamma: -inf at +0, +inf at -0, NaN at the negative integers and at -inf.
 
-    [1, 5]: (x - root) (3/4 + P / Q) with the root in three parts. Above: the asymptotic series. [0, 1): digamma(1 + x) - 1 / x.
-    Negative: digamma(1 - x) - pi / tan(pi x).
+    [1, 5]: (x - root) (3/4 + P / Q) with the root in three parts. Above: the asymptotic series. [0, 1):
+    digamma(1 + x) - 1 / x. Negative: digamma(1 - x) - pi / tan(pi x).
     """
     value = Real(b, x, fmt).widen() if fmt is F32 else Real(b, x, fmt)
     negative = value < 0.0

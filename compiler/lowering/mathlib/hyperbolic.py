@@ -63,7 +63,7 @@ def tanh(b: Builder[V], x: V, fmt: Format) -> V:
 
 
 def asinh(b: Builder[V], x: V, fmt: Format) -> V:
-    """Inverse hyperbolic sine: log(a + sqrt(a**2 + 1)), halved inside against overflow; the odd polynomial below 0.6."""
+    """Inverse hyperbolic sine: log(a + sqrt(a**2 + 1)), halved against overflow; the odd polynomial below 0.6."""
     value = Real(b, x, fmt)
     a = abs(value)
     root = (a < 2.0 ** (fmt.mantissa // 2 + 3)).select(a.fma(a, 1.0).sqrt(), a)

@@ -60,8 +60,8 @@ def asin(b: Builder[V], x: V, fmt: Format) -> V:
     z = large.select(a.fma(-0.5, 0.5), a * a)
     s = large.select(z.sqrt(), a)
     tail = (s * z) * horner(z, _ASIN[fmt])
-    # The rounding error of the root, (z - s**2) / (2 s); 3 - 4 s is 1 / (2 s) at 1/4 and 1/2, and for smaller s, that is
-    # for results near pi/2, the error does not count.
+    # The rounding error of the root, (z - s**2) / (2 s); 3 - 4 s is 1 / (2 s) at 1/4 and 1/2, and for smaller s, that
+    # is for results near pi/2, the error does not count.
     error = residual(s, s, z) * s.fma(-4.0, 3.0)
     hi, lo = _HALF_PI[fmt]
     rest = tail + error

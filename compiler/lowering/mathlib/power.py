@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 
 from flambeau.compiler.lowering.mathlib import coefficients as table
-from flambeau.compiler.lowering.mathlib.exponential import exp2m1_reduced, integer_in_low_bits, magic, scaled_exp
+from flambeau.compiler.lowering.mathlib.exponential import (
+    exp2m1_reduced,
+    integer_in_low_bits,
+    magic,
+    scaled_exp,
+)
 from flambeau.compiler.lowering.mathlib.logarithm import reduce_log
 from flambeau.compiler.lowering.mathlib.num import (
     F32,
@@ -62,7 +67,7 @@ def _log2_short(a: Real[V]) -> Real[V]:
 
 
 def pow(b: Builder[V], x: V, y: V, fmt: Format) -> V:
-    """x**y with C99's special cases: 1 for y = 0 or x = 1 even with NaN; NaN for negative finite x and y not an integer.
+    """x**y with C99's special cases: 1 for y = 0 or x = 1 even with NaN; NaN for negative finite x and fractional y.
 
     2**(y log2 |x|): in f64 for f32, in pairs of f64 for f64.
     """
@@ -110,8 +115,8 @@ def pow(b: Builder[V], x: V, y: V, fmt: Format) -> V:
 
 
 def cbrt(b: Builder[V], x: V, fmt: Format) -> V:
-    """Cube root: |x| = 2**(3 q) m with m in [1, 8); Newton's iteration for m**(-1/3) from a quintic, then m times its square
-    with one correction from the exact residual."""
+    """Cube root: |x| = 2**(3 q) m with m in [1, 8); Newton's iteration for m**(-1/3) from a quintic, then m times its
+    square with one correction from the exact residual."""
     value = Real(b, x, fmt)
     a = abs(value)
     tiny = a < fmt.smallest_normal

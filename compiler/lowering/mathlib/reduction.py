@@ -53,8 +53,8 @@ def reduce_f32(x: Real[V]) -> tuple[Int[V], Real[V]]:
 def reduce_f64(x: Real[V]) -> tuple[Int[V], Real[V], Real[V]]:
     """(n, r, rest) with x = n pi/2 + r + rest for x >= 0; meaningless below 2**-700.
 
-    Five chunks of 48 bits of 2/pi from the first that matters, chosen from the exponent by halving (a barrel shifter made
-    of selects), give x (2/pi) mod 4 to 2**-130; no f64 number is nearer than 2**-62 to a multiple of pi/2.
+    Five chunks of 48 bits of 2/pi from the first that matters, chosen from the exponent by halving (a barrel shifter
+    made of selects), give x (2/pi) mod 4 to 2**-130; no f64 number is nearer than 2**-62 to a multiple of pi/2.
     """
     exponent = (x.bits() >> 52) - (1023 + 54)
     positive = exponent.compare("sgt", 0).select_int(exponent, 0)
