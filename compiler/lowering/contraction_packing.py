@@ -148,14 +148,12 @@ class Packer:
     def _squares(self, batch: Batch, panel: Panel, start: int, write: Value | None, whole: Index) -> None:
         b, lanes, width, valid = self.b, self.lanes, panel.width, panel.valid
         height = min(lanes, width - start)
-        # Rows that do not exist are read from a row that does; zeros are stored in their place.
-        rows = [panel.row + minimum(start + r, valid - 1) for r in range(height)]
         zero = b.zero(self.accumulator, lanes)
         short = not (isinstance(valid, int) and valid >= start + height)
         keep = b.mask(valid - start, lanes) if short else write
 
         def square(k: Index, _: list[Value]) -> None:
-            read = [self._read(batch, r, panel.first + k, False, None) for r in rows]
+            read = self._read_square(batch, panel, start, height, k)
             for u, x in enumerate(transpose(b, read + [zero] * (lanes - height))):
                 at = (panel.start + (k + u) * width + start,)
                 if short:
@@ -163,6 +161,21 @@ class Packer:
                 b.vector_store(x, panel.buffer, at, keep)
 
         b.for_(0, whole, lanes, square)
+
+    def _read_square(self, batch: Batch, panel: Panel, start: int, height: int, k: Index) -> list[Value]:
+        """Vectors along k of rows from `start`. Rows that do not exist are read from one that does."""
+        b, lanes = self.b, self.lanes
+
+        def one(r: Index) -> Value:
+            row = panel.row + minimum(start + r, panel.valid - 1)
+            return self._read(batch, row, panel.first + k, False, None)
+
+        if self.operand.plain is not None:
+            return [one(r) for r in range(height)]
+        # An element function's code is long: one copy of it, in a loop.
+        scratch = b.alloca((lanes * height,), self.accumulator)
+        b.for_(0, height, 1, lambda r, _: b.vector_store(one(r), scratch, (r * lanes,)))
+        return [b.vector_load(scratch, (r * lanes,), lanes) for r in range(height)]
 
     def _elements(self, batch: Batch, panel: Panel, skip: Index) -> None:
         """Any element function, for k from `skip`. The row is the outer loop: what depends on it alone is computed

@@ -13,19 +13,14 @@ from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
 from flambeau.compiler.lowering.contraction_problem import Contraction, Operand, Plain
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.probe import Accessor
-from flambeau.compiler.schedule.cpu_contraction import CpuShape
-from flambeau.compiler.targets.machine import TargetDescription
-
-
-def cpu_shape(target: TargetDescription) -> CpuShape:
-    """What the contraction schedule needs of the target."""
-    return CpuShape(max(128, target.vector_bits), target.vector_registers, target.l1_bytes, target.l2_bytes)
+from flambeau.compiler.schedule.cpu_contraction import cpu_shape
 
 
 def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
     """Scratch memory that the kernel needs."""
     problem = _problem(ctx, operation, LoopEmitter(ctx.b, ctx.e.half), None)
-    return template.workspace_elements(problem, cpu_shape(ctx.target)) * problem.accumulator.itemsize
+    elements: Index = template.workspace_elements(problem, cpu_shape(ctx.target))
+    return elements * problem.accumulator.itemsize
 
 
 def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Value | None) -> None:
@@ -80,7 +75,7 @@ def _operand(
     batch: tuple[Index, ...],
     run: tuple[str, int] | None,
 ) -> Operand:
-    """`plain` where the operand simply lies in memory with a unit stride somewhere; else read by runs, if it has any."""
+    """`plain` where the operand simply lies in memory with a unit stride somewhere; else by runs, if it has any."""
     buffer = ctx.memory.get(value)
     type = tensor_of(value)
     strides = None if index is None else _strides(type.shape, index, extents, batch)

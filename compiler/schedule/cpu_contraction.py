@@ -112,6 +112,8 @@ def choose(
         return ContractionSchedule(
             "panel", lanes, rows, vectors, max(k, 1), -(-em // rows) * rows, vectors * lanes
         )
+    if isinstance(m, int):
+        rows = balanced(m, rows)
     block_k = max(UNROLL, cpu.l1 * 9 // 16 // (rows * size))  # the A panel: a little more than half of L1
     if isinstance(k, int):
         block_k = balanced(k, block_k)
@@ -143,5 +145,5 @@ def _tasks(m: int, n: int, k: int, rows: int, columns: int) -> tuple[int, int]:
 
 
 def cpu_shape(target: TargetDescription) -> CpuShape:
-    """The numbers of a target."""
-    return CpuShape(target.vector_bits, target.vector_registers, target.l1_bytes, target.l2_bytes)
+    """What the schedule needs of a target. LLVM splits vectors of 128 bits where they are too wide."""
+    return CpuShape(max(128, target.vector_bits), target.vector_registers, target.l1_bytes, target.l2_bytes)
