@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,7 +42,7 @@ def erfinv(x: Array) -> Array:
 
 def lgamma(x: float) -> float:
     """math.lgamma with its poles at infinity."""
-    if x <= 0 and x == math.floor(x):
+    if math.isinf(x) or (x <= 0 and x.is_integer()):
         return math.inf
     return math.lgamma(x)
 
@@ -51,7 +52,7 @@ def digamma(x: float) -> float:
     if x == 0 or math.isnan(x):
         return math.nan if x else -math.copysign(math.inf, x)
     if x < 0:
-        if x == math.floor(x):
+        if math.isinf(x) or x.is_integer():
             return math.nan
         return digamma(1 - x) - math.pi / math.tan(math.pi * x)
     total = 0.0
@@ -557,6 +558,13 @@ class Atan2(Elementwise):
         yield from sampling.binary(Atan2(), lambda y, x: y.atan2(x))
 
 
+def _off_the_steps(samples: Iterable[Sample]) -> Iterable[Sample]:
+    """Leaves the gradient unchecked where bf16 and f16 rounded an operand onto a step."""
+    for sample in samples:
+        doubled = 2 * sample.operands[0].astype(np.float64)
+        yield replace(sample, differentiable=()) if (doubled == np.rint(doubled)).any() else sample
+
+
 class Rounding(FloatFunction):
     """A step function of floats; its derivative is zero where it exists."""
 
@@ -573,7 +581,7 @@ class Floor(Rounding):
         return np.floor(x)
 
     def samples(self) -> Iterable[Sample]:
-        yield from sampling.unary(Floor(), lambda x: x.floor(), -3, 3)
+        yield from _off_the_steps(sampling.unary(Floor(), lambda x: x.floor(), -3, 3))
         yield Sample(
             Floor(), (np.array([0.5, 1.5, -0.5, -2.5, np.inf], np.float32),), lambda x: x.floor(), ()
         )
@@ -589,7 +597,7 @@ class Ceil(Rounding):
         return np.ceil(x)
 
     def samples(self) -> Iterable[Sample]:
-        yield from sampling.unary(Ceil(), lambda x: x.ceil(), -3, 3)
+        yield from _off_the_steps(sampling.unary(Ceil(), lambda x: x.ceil(), -3, 3))
         yield Sample(Ceil(), (np.array([0.5, 1.5, -0.5, -2.5, np.inf], np.float32),), lambda x: x.ceil(), ())
 
 
@@ -603,7 +611,7 @@ class RoundNearestEven(Rounding):
         return np.rint(x)
 
     def samples(self) -> Iterable[Sample]:
-        yield from sampling.unary(RoundNearestEven(), lambda x: x.round(), -3, 3)
+        yield from _off_the_steps(sampling.unary(RoundNearestEven(), lambda x: x.round(), -3, 3))
         yield Sample(
             RoundNearestEven(),
             (np.array([0.5, 1.5, -0.5, -2.5, np.inf], np.float32),),
@@ -622,7 +630,7 @@ class Truncate(Rounding):
         return np.trunc(x)
 
     def samples(self) -> Iterable[Sample]:
-        yield from sampling.unary(Truncate(), lambda x: x.trunc(), -3, 3)
+        yield from _off_the_steps(sampling.unary(Truncate(), lambda x: x.trunc(), -3, 3))
         yield Sample(
             Truncate(), (np.array([0.5, 1.5, -0.5, -2.5, np.inf], np.float32),), lambda x: x.trunc(), ()
         )

@@ -141,6 +141,8 @@ class Reduce(GraphOp):
                 ((3, 4), (1,), f64),
                 ((3, 4), (0,), f32),
                 ((2, 3, 4), (0, 2), f32),
+                ((5, 131), (1,), f32),
+                ((67, 37), (0,), f32),
                 ((5,), (0,), f16),
                 ((4, 5), (0, 1), bf16),
                 ((1, 3), (0,), f32),
@@ -212,6 +214,7 @@ class ArgReduce(GraphOp):
             for shape, axis, element in (
                 ((3, 4), 1, f64),
                 ((3, 4), 0, f32),
+                ((3, 131), 1, f32),
                 ((1,), 0, f32),
                 ((0, 3), 1, f32),
                 ((6,), 0, f16),
@@ -308,6 +311,7 @@ class Cumulative(GraphOp):
             for shape, axis, backwards, element in (
                 ((3, 4), 1, False, f64),
                 ((3, 4), 0, True, f64),
+                ((2, 67), 1, False, f32),
                 ((5, 2), 0, False, f32),
                 ((1,), 0, False, f32),
                 ((0, 2), 0, False, f32),

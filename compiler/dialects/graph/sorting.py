@@ -71,6 +71,7 @@ class Sort(GraphOp):
             for shape, axis, element in (
                 ((3, 5), 1, f64),
                 ((4, 3), 0, f32),
+                ((2, 131), 1, f32),
                 ((1,), 0, f32),
                 ((0, 2), 0, f32),
                 ((7,), 0, f16),
