@@ -177,7 +177,7 @@ class MemRefType(ShapedType):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return f"memref<{self._body()}>"
+        return f"memref<{self._body()}{dims_attribute(self.shape)}>"
 
 
 class VectorType(ShapedType):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from flambeau.compiler.dialects.graph.base import GraphOp
 from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild
+from flambeau.compiler.ir.passes import Pass
 
 
 def decompose(graph: Graph) -> Graph:
@@ -24,3 +27,11 @@ def decompose(graph: Graph) -> Graph:
     return graph
 
 
+@dataclass(frozen=True)
+class Decompose(Pass):
+    """Replace composite operations by primitives."""
+
+    name: ClassVar[str] = "decompose"
+
+    def run(self, graph: Graph) -> Graph:
+        return decompose(graph)

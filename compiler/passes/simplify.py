@@ -4,13 +4,15 @@ because a graph consists of what its results need."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from flambeau.compiler.dialects.graph.base import GraphOp
 from flambeau.compiler.dialects.graph.constants import Constant, Literal
 from flambeau.compiler.ir.core import Graph, Operation, Value, infer_types, rebuild
+from flambeau.compiler.ir.passes import Pass
 from flambeau.compiler.ir.types import TensorType
 
 #: Constants larger than this are not computed at compile time: the result would only take up room in the executable.
@@ -82,3 +84,13 @@ def _computed(definition: GraphOp, operands: tuple[Value, ...]) -> Value | None:
     with np.errstate(all="ignore"):
         result = np.asarray(definition.reference(*arrays)).astype(type.element.numpy)
     return Operation(Constant(Literal(result, type.element)), (), (type,), None).results[0]
+
+
+@dataclass(frozen=True)
+class Simplify(Pass):
+    """Fold, compute constants, share equal operations."""
+
+    name: ClassVar[str] = "simplify"
+
+    def run(self, graph: Graph) -> Graph:
+        return simplify(graph)

@@ -1,0 +1,9 @@
+"""The graph passes that the command line offers, in the order in which compilation runs them."""
+
+from __future__ import annotations
+
+from flambeau.compiler.ir.passes import Pass
+from flambeau.compiler.passes.decompose import Decompose
+from flambeau.compiler.passes.simplify import Simplify
+
+PASSES: tuple[type[Pass], ...] = (Decompose, Simplify)
