@@ -16,7 +16,8 @@ from tests.lowering.mathlib_reference import (
     EXACT,
     NUMPY,
     SPECIAL,
-    chunks_of_all_f32,
+    all_f32_errors,
+    f32_error_against_f64,
     f32_patterns,
     f64_samples,
     ulp_error_f64,
@@ -69,15 +70,19 @@ def test_f32_sampled(name: str, exact_fma: bool) -> None:
     assert errors[worst] <= BOUNDS[name][0], f"{name}({x[worst]!r})"
 
 
+@pytest.mark.parametrize("name", UNARY)
+def test_the_sweep_measures_right(name: str) -> None:
+    """The error computed inside the compiled loop, which the sweep over all f32 numbers relies on."""
+    x = f32_patterns(65_537)
+    y, exact = (Compiled(FUNCTIONS[name, type], type)(x) for type in ("f32", "f64"))
+    measured = Compiled(f32_error_against_f64(name), "f32")
+    np.testing.assert_allclose(measured(x), ulp_errors_f32(y, exact), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.conformance
 @pytest.mark.parametrize("name", UNARY)
 def test_f32_all(name: str) -> None:
-    """Every f32 number; against the f64 function, which the tests below hold to multiple precision, for speed, and
-    for those that are computed in f64 anyway against PyTorch."""
-    function = Compiled(FUNCTIONS[name, "f32"], "f32")
-    reference = NUMPY[name] if name in ("lgamma", "digamma") else Compiled(FUNCTIONS[name, "f64"], "f64")
-    for x in chunks_of_all_f32():
-        errors = ulp_errors_f32(function(x), reference(x.astype(np.float64)))
+    for x, errors in all_f32_errors(name):
         worst = int(np.argmax(errors))
         assert errors[worst] <= BOUNDS[name][0], f"{name}({x[worst]!r})"
 
