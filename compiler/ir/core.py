@@ -6,6 +6,7 @@ Loop level: a `Block` holds operations in order, and operations may have regions
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -124,8 +125,26 @@ def create(definition: OpDef, *operands: Value, location: Any = None, requires_g
     return Operation(definition, operands, types, location, (), requires_grad)
 
 
+class Tracing(threading.local):
+    """Whom `apply` asks to make operations: the frontend while a user's program records, nobody inside passes.
+
+    A recorder gives the new operation the user's place and says whether derivatives flow through it.
+    """
+
+    record: Callable[..., Value] | None = None
+
+
+tracing = Tracing()
+
+
 def apply(definition: OpDef, *operands: Value) -> Value:
-    """Make a graph operation with one result and return that; the location is the first operand's. For passes and vjps."""
+    """Make a graph operation with one result and return that. For passes, decompositions and vjps.
+
+    Its location is the first operand's, unless a recorder is at work (`Tracing`).
+    """
+    record = tracing.record
+    if record is not None:
+        return record(definition, *operands)
     location = next((v.owner._location for v in operands if v.owner is not None), None)
     return create(definition, *operands, location=location).result
 

@@ -1,0 +1,475 @@
+"""Reading and writing by index: basic indices are views; tensors gather and scatter; masks are looked up first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flambeau import dtypes, evaluation
+from flambeau.compiler.dialects.graph import build
+from flambeau.compiler.dialects.graph.shape import Reshape, Slice
+from flambeau.compiler.ir import types as ir
+from flambeau.compiler.ir.core import Value
+from flambeau.creation import from_array, tensor
+from flambeau.pointwise import broadcast_shapes, fit, put, value_of
+from flambeau.tensor import Tensor, axis, method, read, view, view_of, wrap, write
+
+
+def _items(index: Any) -> list[Any]:
+    if isinstance(index, tuple):
+        return list(index)
+    if isinstance(index, list):
+        return [tensor(index)]
+    return [index]
+
+
+def _as_tensor(item: Any) -> Any:
+    if isinstance(item, (list, np.ndarray)):
+        found = tensor(item)
+        return found.to(dtypes.int64) if found.numel() == 0 else found  # type: ignore[attr-defined]
+    if isinstance(item, range):
+        return tensor(list(item))
+    return item
+
+
+def _is_mask(item: Any) -> bool:
+    return isinstance(item, Tensor) and item.dtype.element is ir.i1
+
+
+def _expanded(items: list[Any], rank: int) -> list[Any]:
+    """With the ellipsis replaced and full slices behind. IndexError if there are too many."""
+    used = 0
+    for item in items:
+        if item is None or item is Ellipsis or isinstance(item, bool):
+            continue
+        used += item.ndim if _is_mask(item) else 1
+    if used > rank:
+        raise IndexError(f"too many indices for tensor of dimension {rank}")
+    places = [i for i, x in enumerate(items) if x is Ellipsis]
+    if len(places) > 1:
+        raise IndexError("an index can only have a single ellipsis ('...')")
+    at = places[0] if places else len(items)
+    return items[:at] + [slice(None)] * (rank - used) + items[at + 1 :]
+
+
+def _basic(self: Tensor, items: list[Any]) -> tuple[Tensor, list[tuple[int, Tensor]]]:
+    """The view that integers, slices and None make, and the (dimension, index tensor) pairs that remain."""
+    shape = read(self).type.shape  # type: ignore[attr-defined]
+    starts, stops, steps = [0] * len(shape), list(shape), [1] * len(shape)
+    kept: list[Any] = []
+    tensors: list[tuple[int, Tensor]] = []
+    d = 0
+    for item in items:
+        if item is None:
+            kept.append(1)
+        elif isinstance(item, bool):
+            tensors.append((len(kept), from_array(np.zeros(int(item), np.int64), ir.i64)))
+            kept.append(1)
+        elif isinstance(item, slice):
+            if isinstance(shape[d], int):
+                if item.step is not None and int(item.step) <= 0:
+                    raise ValueError("step must be greater than zero")
+                starts[d], stop, steps[d] = slice(*map(_int, (item.start, item.stop, item.step))).indices(
+                    shape[d]
+                )
+                stops[d] = max(stop, starts[d])
+                kept.append(-(-(stops[d] - starts[d]) // steps[d]))
+            else:
+                if item != slice(None):
+                    raise IndexError(
+                        f"dimension {d} has the symbolic size {shape[d]}: only [:] applies to it"
+                    )
+                kept.append(shape[d])
+            d += 1
+        elif isinstance(item, Tensor):
+            for part in _nonzero(item, shape[d : d + item.ndim], d) if _is_mask(item) else (item,):
+                tensors.append((len(kept), part))
+                kept.append(shape[d])
+                d += 1
+        else:
+            try:
+                i = item.__index__()
+            except (AttributeError, TypeError):
+                raise TypeError(
+                    "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices "
+                    f"(got {type(item).__name__})"
+                ) from None
+            if not -shape[d] <= i < shape[d]:
+                raise IndexError(f"index {i} is out of bounds for dimension {d} with size {shape[d]}")
+            starts[d] = i % shape[d]
+            stops[d] = starts[d] + 1
+            d += 1
+    definitions: list[Any] = []
+    if starts != [0] * len(shape) or stops != list(shape) or steps != [1] * len(shape):
+        definitions.append(Slice(tuple(starts), tuple(stops), tuple(steps)))
+    sliced = tuple(-(-(b - a) // s) if s != 1 else b - a for a, b, s in zip(starts, stops, steps))
+    if tuple(kept) != sliced:
+        definitions.append(Reshape(tuple(kept)))
+    name = "Slice" if len(definitions) == 1 and isinstance(definitions[0], Slice) else "Select"
+    if definitions and isinstance(definitions[0], Reshape):
+        name = "Unsqueeze"
+    return (view(self, *definitions, name=name) if definitions else view_of(self)), tensors
+
+
+def _int(x: Any) -> Any:
+    return None if x is None else int(x)
+
+
+def _nonzero(mask: Tensor, shape: Any, dim: int) -> list[Tensor]:
+    for i, (a, b) in enumerate(zip(mask.shape, shape)):
+        if a != b:
+            raise IndexError(
+                f"The shape of the mask {list(mask.shape)} at index {i} does not match the shape of the indexed tensor "
+                f"{list(shape)} at index {dim + i}"
+            )
+    return [from_array(np.ascontiguousarray(a), ir.i64) for a in np.nonzero(evaluation.content(read(mask)))]
+
+
+def _indices(tensors: list[tuple[int, Tensor]], shape: Any) -> tuple[list[Value], tuple[int, ...], int]:
+    """Index values of one shape, their dimensions, and where their shape stands in the result."""
+    dims = tuple(d for d, _ in tensors)
+    try:
+        common = broadcast_shapes(*(t.shape for _, t in tensors))
+    except RuntimeError:
+        shapes = ", ".join(str(list(t.shape)) for _, t in tensors)
+        raise IndexError(
+            f"shape mismatch: indexing tensors could not be broadcast together with shapes {shapes}"
+        ) from None
+    values = [build.broadcast_to(in_range(read(t), shape[d], d), common) for d, t in tensors]
+    together = all(b == a + 1 for a, b in zip(dims, dims[1:]))
+    return values, dims, dims[0] if together else 0
+
+
+def in_range(index: Value, size: Any, dim: int) -> Value:
+    """Counted from the front. IndexError where a known content is out of range."""
+    if not build.element_of(index).is_integer:
+        raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
+    data = index.data
+    if data is not None and isinstance(size, int):
+        if data.size and (int(data.min()) < -size or int(data.max()) >= size):
+            bad = int(data.max()) if int(data.max()) >= size else int(data.min())
+            raise IndexError(f"index {bad} is out of bounds for dimension {dim} with size {size}")
+        if not data.size or int(data.min()) >= 0:
+            return index
+    if not isinstance(size, int):
+        return index
+    if build.element_of(index).kind == "uint":
+        return index
+    return build.select(build.lt(index, 0), build.add(index, size), index)
+
+
+def _getitem(self: Tensor, index: Any) -> Tensor:
+    items = _expanded([_as_tensor(i) for i in _items(index)], read(self).type.shape.__len__())  # type: ignore[attr-defined]
+    seen, tensors = _basic(self, items)
+    if not tensors:
+        return seen
+    x = read(seen)
+    values, dims, position = _indices(tensors, build.shape_of(x))
+    return wrap(build.gather(x, values, dims, position), "Index")
+
+
+def _setitem(self: Tensor, index: Any, value: Any) -> None:
+    entries = [_as_tensor(i) for i in _items(index)]
+    if len(entries) == 1 and _is_mask(entries[0]) and not (isinstance(value, Tensor) and value.numel() != 1):
+        _masked_set(self, entries[0], value)
+        return
+    items = _expanded(entries, self.ndim)
+    seen, tensors = _basic(self, items)
+    if not tensors:
+        new = value if isinstance(value, Tensor) else value
+        like = read(seen)
+        if isinstance(new, Tensor):
+            shape = tuple(new.shape)
+            while len(shape) > len(build.shape_of(like)) and shape[0] == 1:
+                shape = shape[1:]
+            source = build.reshape(read(new), shape)
+            write(seen, fit(source, like))
+        elif isinstance(new, (list, tuple, np.ndarray)):
+            write(seen, fit(read(tensor(new)), like))
+        else:
+            write(seen, value_of(new, like))
+        self._base = None
+        return
+    _put(seen, tensors, value, "set")
+
+
+def _put(seen: Tensor, tensors: list[tuple[int, Tensor]], value: Any, kind: str) -> None:
+    x = read(seen)
+    values, dims, position = _indices(tensors, build.shape_of(x))
+    part = build.gather(x, values, dims, position)
+    update = read(value) if isinstance(value, Tensor) else evaluation.number(value, build.element_of(x))
+    shape = build.shape_of(update)
+    while len(shape) > build.type_of(part).rank and shape[0] == 1:
+        shape = shape[1:]
+    try:
+        update = fit(build.reshape(update, shape), Value(part.type))
+    except RuntimeError:
+        raise RuntimeError(
+            f"shape mismatch: value tensor of shape {list(shape)} cannot be broadcast to indexing result of shape "
+            f"{list(build.shape_of(part))}"
+        ) from None
+    write(seen, build.scatter(x, update, values, dims, position, kind))
+
+
+def _masked_set(self: Tensor, mask: Tensor, value: Any) -> None:
+    like = read(self)
+    shape = build.shape_of(like)
+    _check_mask(mask, shape)
+    m = build.broadcast_in_dim(read(mask), shape, range(mask.ndim))
+    update = (
+        read(value.reshape(()))
+        if isinstance(value, Tensor)
+        else evaluation.number(value, build.element_of(like))
+    )  # type: ignore[attr-defined]
+    write(self, build.select(m, fit(update, like), like))
+
+
+def _check_mask(mask: Tensor, shape: Any) -> None:
+    if mask.ndim > len(shape):
+        raise IndexError(f"too many indices for tensor of dimension {len(shape)}")
+    for i, (a, b) in enumerate(zip(mask.shape, shape)):
+        if a != b:
+            raise IndexError(
+                f"The shape of the mask {list(mask.shape)} at index {i} does not match the shape of the indexed tensor "
+                f"{list(shape)} at index {i}"
+            )
+
+
+method("__getitem__")(_getitem)
+method("__setitem__")(_setitem)
+
+
+@method("nonzero")
+def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
+    """Indices of the nonzero elements: a row each, or (`as_tuple`) a tensor a dimension. Evaluates `input`."""
+    found = np.nonzero(evaluation.content(read(input)).reshape(input.shape or (1,)))
+    if as_tuple:
+        return tuple(from_array(np.ascontiguousarray(a), ir.i64) for a in found)
+    stacked = np.stack(found, 1) if input.ndim else np.zeros((len(found[0]), 0), np.int64)
+    return from_array(np.ascontiguousarray(stacked), ir.i64)
+
+
+argwhere = method("argwhere")(lambda input: nonzero(input))
+
+
+@method("masked_select")
+def masked_select(input: Tensor, mask: Tensor) -> Tensor:
+    """The elements where `mask` is true, as a vector. Evaluates the mask."""
+    shape = broadcast_shapes(input.shape, mask.shape)
+    return input.expand(*shape)[mask.expand(*shape)]  # type: ignore[attr-defined, no-any-return, index]
+
+
+@method("masked_fill")
+def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """`value` where `mask` is true."""
+    x = read(input)
+    shape = broadcast_shapes(input.shape, mask.shape)
+    x = build.broadcast_to(x, shape)
+    if mask.dtype.element is not ir.i1:
+        raise RuntimeError(
+            f"masked_fill_ only supports boolean masks, but got mask with dtype {mask.dtype.name}"
+        )
+    return wrap(build.select(build.broadcast_to(read(mask), shape), value_of(value, x), x), "MaskedFill")
+
+
+@method("masked_fill_")
+def masked_fill_(self: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """In place: `value` where `mask` is true."""
+    return put(self, read(masked_fill(self, mask, value)))
+
+
+@method("gather")
+def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
+    """``out[i][j] = input[index[i][j]][j]`` for dimension 0."""
+    x, i = read(input), read(index)
+    d = axis(dim, input.ndim)
+    if input.ndim != index.ndim:
+        raise RuntimeError("Index tensor must have the same number of dimensions as input tensor")
+    if input.ndim == 0:
+        return wrap(x, "Gather")
+    return wrap(_take(x, in_range(i, build.shape_of(x)[d], d), d), "Gather")
+
+
+def _take(x: Value, index: Value, d: int) -> Value:
+    return build.take_along(_cropped(x, index, d), index, d)
+
+
+def _cropped(x: Value, index: Value, d: int) -> Value:
+    shape = build.shape_of(x)
+    limits = [n if i == d else m for i, (n, m) in enumerate(zip(shape, build.shape_of(index)))]
+    if any(isinstance(m, int) and isinstance(n, int) and m > n for m, n in zip(limits, shape)):
+        raise RuntimeError(
+            f"Size does not match at dimension {d} expected index {list(build.shape_of(index))} to be no larger than self "
+            f"{list(shape)} apart from dimension {d}"
+        )
+    return x if tuple(limits) == tuple(shape) else build.slice(x, [0] * len(shape), limits)
+
+
+@method("take_along_dim")
+def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """`gather` after broadcasting."""
+    if dim is None:
+        return gather(input.reshape(-1), 0, indices.reshape(-1))  # type: ignore[attr-defined]
+    d = axis(dim, input.ndim)
+    shape = list(
+        broadcast_shapes(*([1 if i == d else n for i, n in enumerate(t.shape)] for t in (input, indices)))
+    )
+    mine, theirs = list(shape), list(shape)
+    mine[d], theirs[d] = input.shape[d], indices.shape[d]
+    return gather(input.expand(*mine), d, indices.expand(*theirs))  # type: ignore[attr-defined]
+
+
+@method("take")
+def take(input: Tensor, index: Tensor) -> Tensor:
+    """Elements of the flattened tensor."""
+    return input.reshape(-1)[index]  # type: ignore[attr-defined, no-any-return]
+
+
+def _scattered(input: Tensor, dim: int, index: Tensor, src: Any, kind: str) -> Value:
+    x, i = read(input), read(index)
+    if input.ndim == 0:
+        return value_of(src, x)
+    d = axis(dim, input.ndim)
+    i = in_range(i, build.shape_of(x)[d], d)
+    if isinstance(src, Tensor):
+        updates = read(src)
+        if build.element_of(updates) is not build.element_of(x):
+            raise RuntimeError("scatter(): Expected self.dtype to be equal to src.dtype")
+        if build.shape_of(updates) != build.shape_of(i):
+            updates = build.slice(updates, [0] * input.ndim, build.shape_of(i))
+    else:
+        updates = value_of(src, build.zeros(ir.tensor(build.shape_of(i), build.element_of(x))))
+    return build.scatter_along(x, i, updates, d, kind)
+
+
+_REDUCE = {None: "set", "add": "add", "sum": "add", "amax": "max", "amin": "min"}
+
+
+@method("scatter")
+def scatter(
+    input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None
+) -> Tensor:
+    """``out[index[i][j]][j] = src[i][j]`` for dimension 0."""
+    return wrap(_scattered(input, dim, index, value if src is None else src, _REDUCE[reduce]), "Scatter")
+
+
+@method("scatter_")
+def scatter_(
+    self: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None
+) -> Tensor:
+    """`scatter` in place."""
+    return write(self, _scattered(self, dim, index, value if src is None else src, _REDUCE[reduce]))
+
+
+@method("scatter_add")
+def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """``out[index[i][j]][j] += src[i][j]`` for dimension 0."""
+    return wrap(_scattered(input, dim, index, src, "add"), "ScatterAdd")
+
+
+@method("scatter_add_")
+def scatter_add_(self: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """`scatter_add` in place."""
+    return write(self, _scattered(self, dim, index, src, "add"))
+
+
+@method("index_select")
+def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Entries of a dimension, in the order of `index`."""
+    x = read(input)
+    d = axis(dim, input.ndim)
+    if index.ndim > 1:
+        raise IndexError("index_select(): Index is supposed to be a vector")
+    i = build.reshape(in_range(read(index), build.shape_of(x)[d], d), (index.numel(),))
+    return wrap(build.gather(x, [i], [d], d), "IndexSelect")
+
+
+def _along(input: Tensor, dim: int, index: Tensor, source: Any, kind: str) -> Value:
+    x = read(input)
+    d = axis(dim, input.ndim)
+    i = in_range(read(index), build.shape_of(x)[d], d)
+    part = build.gather(x, [i], [d], d)
+    return build.scatter(x, value_of(source, part), [i], [d], d, kind)
+
+
+@method("index_add")
+def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
+    """Entries of `source` added at `index` along a dimension."""
+    return wrap(_along(input, dim, index, source if alpha == 1 else source * alpha, "add"), "IndexAdd")  # type: ignore[operator]
+
+
+@method("index_add_")
+def index_add_(self: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
+    """`index_add` in place."""
+    return write(self, _along(self, dim, index, source if alpha == 1 else source * alpha, "add"))  # type: ignore[operator]
+
+
+@method("index_copy")
+def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """Entries of `source` put at `index` along a dimension."""
+    return wrap(_along(input, dim, index, source, "set"), "IndexCopy")
+
+
+@method("index_copy_")
+def index_copy_(self: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """`index_copy` in place."""
+    return write(self, _along(self, dim, index, source, "set"))
+
+
+@method("index_fill")
+def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+    """`value` at `index` along a dimension."""
+    return wrap(_along(input, dim, index, value, "set"), "IndexFill")
+
+
+@method("index_fill_")
+def index_fill_(self: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
+    """`index_fill` in place."""
+    return write(self, _along(self, dim, index, value, "set"))
+
+
+@method("index_put_")
+def index_put_(self: Tensor, indices: Sequence[Tensor], values: Tensor, accumulate: bool = False) -> Tensor:
+    """``self[indices] = values``, or ``+=`` with `accumulate` (equal indices add up)."""
+    if not accumulate:
+        _setitem(self, tuple(indices), values)
+        return self
+    seen, tensors = _basic(self, _expanded(list(indices), self.ndim))
+    _put(seen, tensors, values, "add")
+    return self
+
+
+@method("index_put")
+def index_put(input: Tensor, indices: Sequence[Tensor], values: Tensor, accumulate: bool = False) -> Tensor:
+    """`index_put_` on a copy."""
+    return index_put_(input.clone(), indices, values, accumulate)  # type: ignore[attr-defined]
+
+
+@method("unique")
+def unique(
+    input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
+) -> Any:
+    """The different elements in order. Evaluates `input`."""
+    found = np.unique(evaluation.content(read(input)), return_inverse=True, return_counts=True)
+    values = from_array(found[0], input.dtype.element)
+    rest = []
+    if return_inverse:
+        rest.append(from_array(found[1].reshape(input.shape).astype(np.int64), ir.i64))
+    if return_counts:
+        rest.append(from_array(found[2].astype(np.int64), ir.i64))
+    return (values, *rest) if rest else values
+
+
+def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    """How often each integer occurs. Evaluates `input`."""
+    w = None if weights is None else evaluation.content(read(weights))
+    found = np.bincount(evaluation.content(read(input)), w, minlength)
+    return tensor(found)
+
+
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """A new last dimension: 1 where it counts to the element, else 0."""
+    classes = int(tensor.max().item()) + 1 if num_classes == -1 else num_classes  # type: ignore[attr-defined]
+    return wrap(build.one_hot(read(tensor), classes, ir.i64))

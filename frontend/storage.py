@@ -1,0 +1,219 @@
+"""Storage cells and views: PyTorch's aliasing on immutable graph values.
+
+A cell holds the current value. A view is a chain of definitions applied to it; writing through a view puts the written
+value back with the chain's inverse. A detached alias is a cell with a parent: the same content, another history.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flambeau import evaluation
+from flambeau.compiler.dialects.graph import build
+from flambeau.compiler.dialects.graph.autograd_ops import GradientOf, StopGradient
+from flambeau.compiler.dialects.graph.shape import BroadcastInDim, Reshape, Slice, Transpose
+from flambeau.compiler.ir.core import Value
+from flambeau.compiler.ir.types import i1
+from flambeau.evaluation import record, state
+from flambeau.reverse import Meta, is_leaf, meta_of
+
+Chain = tuple[Any, ...]
+
+
+class Cell:
+    """One tensor's memory: its value now, how often it was written, and for a detached alias whose memory it is."""
+
+    __slots__ = ("value", "version", "parent", "seen", "leaf", "written", "__weakref__")
+
+    def __init__(self, value: Value, parent: Cell | None = None) -> None:
+        self.value = value
+        self.version = 0
+        self.parent = parent
+        self.seen: Value | None = None  # the parent's value of which `value` is the detached form
+        self.leaf: Meta | None = None
+        self.written = False
+        if parent is None and value.data is None:
+            evaluation.note(self)
+
+    def read(self) -> Value:
+        """The value now."""
+        trace = state.trace
+        if trace is not None:
+            trace.reads(self)
+        if self.parent is None:
+            return self.value
+        base = self.parent.read()
+        if base is not self.seen:
+            self.seen = base
+            self.value = (
+                evaluation.stop_gradient(base) if base.requires_grad or self.leaf is not None else base
+            )
+            if self.leaf is not None:
+                self.value.requires_grad, self.value.hooks = True, self.leaf
+        return self.value
+
+    def write(self, new: Value, recorded: bool = True) -> None:
+        """Replace the value. Unless the write is `recorded` by autograd, the history stays as it was."""
+        trace = state.trace
+        if trace is not None:
+            trace.writes(self)
+        self.version += 1
+        if self.parent is not None:
+            self.parent.write(new, False)
+            if new.requires_grad and recorded:
+                self.value, self.seen = new, self.parent.value
+            return
+        old = self.value
+        if old.requires_grad and not (recorded and new.requires_grad):
+            if is_leaf(old):
+                new = record(StopGradient(), new)
+                new.requires_grad, new.hooks = True, old.hooks
+            elif new is not old:
+                source = old
+                new = record(GradientOf(), evaluation.stop_gradient(new), source)
+                new.requires_grad = True
+        elif new.requires_grad and not recorded:
+            new = evaluation.stop_gradient(new)
+        self.value = new
+        if new.data is None:
+            evaluation.note(self)
+
+    def become_leaf(self, meta: Meta) -> None:
+        """From now on the content is a leaf of autograd's graph."""
+        value = self.read()
+        self.value = evaluation.stop_gradient(value)
+        self.value.requires_grad, self.value.hooks = True, meta
+        self.leaf = meta if self.parent is not None else None
+        if self.parent is not None:
+            self.seen = self.parent.read()
+        elif self.value.data is None:
+            evaluation.note(self)
+
+
+def apply_chain(chain: Chain, value: Value) -> Value:
+    """The view's value. Whether derivatives flow is decided by the base alone, whatever the grad mode is now."""
+    before = state.grad
+    state.grad = value.requires_grad
+    try:
+        for definition in chain:
+            value = record(definition, value)
+        return value
+    finally:
+        state.grad = before
+
+
+def write_through(chain: Chain, base: Value, new: Value) -> Value:
+    """`base` with the part that `chain` shows replaced by `new`."""
+    stages = [base]
+    for definition in chain[:-1]:
+        stages.append(record(definition, stages[-1]))
+    for definition, under in zip(reversed(chain), reversed(stages)):
+        new = _inverse(definition, under, new)
+    return new
+
+
+def _inverse(definition: Any, base: Value, new: Value) -> Value:
+    shape = build.shape_of(base)
+    if isinstance(definition, Reshape):
+        return build.reshape(new, shape)
+    if isinstance(definition, Transpose):
+        order = definition.permutation
+        return build.transpose(new, [order.index(i) for i in range(len(order))])
+    if isinstance(definition, Slice):
+        return _put_slice(definition, base, new)
+    if isinstance(definition, BroadcastInDim):
+        raise RuntimeError(
+            "unsupported operation: more than one element of the written-to tensor refers to a single memory location. "
+            "Please clone() the tensor before performing the operation."
+        )
+    raise TypeError(f"{definition.name} is not a view")
+
+
+def _put_slice(definition: Slice, base: Value, new: Value) -> Value:
+    shape = build.shape_of(base)
+    inner = build.shape_of(new)
+    if inner == shape:
+        return new
+    if any(d == 0 for d in inner):
+        return base
+    low = definition.start_indices
+    interior = [s - 1 for s in definition.strides]
+    high = [d - (lo + (n - 1) * s + 1) for d, lo, n, s in zip(shape, low, inner, definition.strides)]
+    spread = build.pad(new, low, high, interior)
+    inside = build.pad(build.constant(True, i1, inner), low, high, interior, False)
+    return build.select(inside, spread, base)
+
+
+def strides_of(
+    chain: Chain | None, base_shape: tuple[Any, ...], shape: tuple[Any, ...]
+) -> tuple[list[int], int]:
+    """(strides in elements, offset) that PyTorch's tensor would have."""
+    strides, offset, now = contiguous_strides(base_shape), 0, tuple(base_shape)
+    for definition in chain or ():
+        if isinstance(definition, Transpose):
+            strides = [strides[p] for p in definition.permutation]
+            now = tuple(now[p] for p in definition.permutation)
+        elif isinstance(definition, Slice):
+            offset += sum(lo * s for lo, s in zip(definition.start_indices, strides))
+            strides = [s * step for s, step in zip(strides, definition.strides)]
+            now = tuple(
+                -(-(hi - lo) // step)
+                for lo, hi, step in zip(
+                    definition.start_indices, definition.limit_indices, definition.strides
+                )
+            )
+        elif isinstance(definition, BroadcastInDim):
+            spread = [0] * len(definition.shape)
+            for axis, d in enumerate(definition.dimensions):
+                spread[d] = 0 if now[axis] == 1 and definition.shape[d] != 1 else strides[axis]
+            strides, now = spread, tuple(definition.shape)
+        else:
+            strides = view_strides(now, strides, definition.shape) or contiguous_strides(definition.shape)
+            now = tuple(definition.shape)
+    return strides, offset
+
+
+def contiguous_strides(shape: tuple[Any, ...]) -> list[int]:
+    """Row-major strides in elements."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size if not isinstance(size, int) or size > 1 else 1
+    return strides[::-1]
+
+
+def view_strides(shape: tuple[Any, ...], strides: list[int], new: tuple[Any, ...]) -> list[int] | None:
+    """Strides of a reshape that copies nothing, or None if there is no such (ATen's computeStride)."""
+    if any(not isinstance(d, int) for d in (*shape, *new)) or 0 in shape:
+        return contiguous_strides(new)
+    if not shape:
+        return [1] * len(new)
+    result = [0] * len(new)
+    at = len(new) - 1
+    base = strides[-1]
+    have = want = 1
+    for d in range(len(shape) - 1, -1, -1):
+        have *= shape[d]
+        if d == 0 or (shape[d - 1] != 1 and strides[d - 1] != have * base):
+            while at >= 0 and (want < have or new[at] == 1):
+                result[at] = want * base
+                want *= new[at]
+                at -= 1
+            if want != have:
+                return None
+            if d > 0:
+                base = strides[d - 1]
+                have = want = 1
+    return result if at == -1 else None
+
+
+__all__ = [
+    "Cell",
+    "Chain",
+    "apply_chain",
+    "contiguous_strides",
+    "meta_of",
+    "strides_of",
+    "view_strides",
+    "write_through",
+]
