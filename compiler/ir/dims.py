@@ -230,7 +230,8 @@ def divide(a: Index, b: Index) -> tuple[Index, Index]:
     whole, remainder = _make(quotient), _make(rest)
     if isinstance(remainder, int) and isinstance(b, int):
         return whole + remainder // b, remainder % b
-    if known_nonnegative(remainder) and known_nonnegative(b - 1 - upper(remainder) if upper(remainder) is not None else None):
+    most = upper(remainder)
+    if most is not None and known_nonnegative(remainder) and known_nonnegative(b - 1 - most):
         return whole, remainder
     inner = _atom("floordiv", remainder, b)
     return whole + inner, _atom("mod", remainder, b)

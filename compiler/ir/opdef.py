@@ -30,7 +30,7 @@ class _Interning(type):
     """Calling a definition's class returns the one instance that has these attributes."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        raw = (cls, args, *kwargs.items()) if kwargs else (cls, args)
+        raw: Any = (cls, args, *kwargs.items()) if kwargs else (cls, args)
         try:
             found = _RAW.get(raw)
         except TypeError:  # a list or an array among the attributes: normalised below

@@ -311,7 +311,7 @@ class _Parser:
         self.at += 1
         if token.text == "index":
             return types.index
-        shaped: type[ShapedType] | None = {"tensor": TensorType, "memref": MemRefType, "vector": VectorType}.get(token.text)
+        shaped: Any = {"tensor": TensorType, "memref": MemRefType, "vector": VectorType}.get(token.text)
         if shaped is not None:
             return self.shaped(shaped)
         return self.element(token)
@@ -322,7 +322,7 @@ class _Parser:
         except KeyError:
             raise self.error(f"there is no type {token.text!r}", token) from None
 
-    def shaped(self, cls: type[ShapedType]) -> Type:
+    def shaped(self, cls: Any) -> Type:
         opening = self.take("<")
         # A shape such as 2x?x3xf32 is one word to MLIR and several tokens here: read it from the text.
         start = opening.position + 1
@@ -357,7 +357,8 @@ class _Parser:
         elif "?" in sizes:
             raise self.error("a shape with '?' needs #graph.dims")
         self.take(">")
-        return cls.get(tuple(shape), element)
+        made: ShapedType = cls.get(tuple(shape), element)
+        return made
 
     def expression(self, text: str, token: Token) -> Index:
         if len(text) > 400:
@@ -377,9 +378,9 @@ class _Parser:
         if self.accept("["):
             with self.nested():
                 return tuple(self.listed("]", self.attribute))
-        for text, value in (("true", True), ("false", False), ("unit", None)):
+        for text, constant in (("true", True), ("false", False), ("unit", None)):
             if self.accept(text):
-                return value
+                return constant
         if self.accept("dense"):
             return self.dense()
         if self.accept("#graph.dim"):

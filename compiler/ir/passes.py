@@ -63,6 +63,14 @@ def parse_pipeline(text: str, available: Iterable[type[Pass]]) -> list[Pass]:
     return found
 
 
+_READERS: dict[str, Callable[[str], Any]] = {
+    "int": int,
+    "float": float,
+    "bool": lambda text: text in ("1", "true"),
+    "str": str,
+}
+
+
 def _options(cls: type[Pass], text: str) -> dict[str, Any]:
     kinds = {f.name: str(f.type) for f in dataclasses.fields(cls)}
     options: dict[str, Any] = {}
@@ -72,7 +80,7 @@ def _options(cls: type[Pass], text: str) -> dict[str, Any]:
         if key not in kinds or not equals:
             raise CompilationError(f"the pass {cls.name} has no option {item!r}; it has {', '.join(kinds) or 'none'}")
         try:
-            options[key] = {"int": int, "float": float, "bool": lambda v: v in ("1", "true"), "str": str}[kinds[key]](value)
+            options[key] = _READERS[kinds[key]](value)
         except ValueError:
             raise CompilationError(f"{cls.name}: {key} expects a value of type {kinds[key]}, got {value!r}") from None
     return options

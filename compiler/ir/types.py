@@ -13,7 +13,7 @@ import numpy as np
 
 from flambeau.compiler.ir.dims import Index, product
 
-T = TypeVar("T", bound="Type")
+T = TypeVar("T", bound="ShapedType")
 
 
 class Type:
@@ -31,7 +31,7 @@ class ElementType(Type):
     def __init__(self, name: str, kind: str, bits: int, numpy: Any) -> None:
         self.name, self.kind, self.bits = name, kind, bits
         self.numpy = np.dtype(numpy)
-        self.itemsize = self.numpy.itemsize
+        self.itemsize = int(self.numpy.itemsize)
 
     def __repr__(self) -> str:
         return self.name
@@ -141,10 +141,10 @@ class ShapedType(Type):
         return all(type(d) is int for d in self.shape)
 
     def with_shape(self: T, shape: tuple[Index, ...]) -> T:
-        return type(self).get(shape, self.element)  # type: ignore[attr-defined, no-any-return]
+        return type(self).get(shape, self.element)
 
     def with_element(self: T, element: ElementType) -> T:
-        return type(self).get(self.shape, element)  # type: ignore[attr-defined, no-any-return]
+        return type(self).get(self.shape, element)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).get, (self.shape, self.element)

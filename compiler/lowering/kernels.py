@@ -25,7 +25,7 @@ from flambeau.compiler.targets.machine import TargetDescription
 
 Single = Callable[[LoweringContext, Operation, "Value | None"], None]
 
-#: Families whose kernels are one operation: its lowering, and the bytes of workspace that it needs.
+#: Families whose kernels are one operation (and, of a contraction, its epilogue): its lowering, and the bytes of workspace that it needs.
 SINGLE: dict[str, tuple[Single, Callable[[LoweringContext, Operation], Index]]] = {
     "columns": (lambda ctx, operation, _: lower_columns(ctx, operation), lambda ctx, operation: 0),
     "contraction": (lower_contraction, workspace_bytes),
@@ -77,7 +77,7 @@ def lower_kernel(kernel: Kernel, name: str, target: TargetDescription) -> Lowere
         name,
         [*types, pointer_type, pointer_type],
         [*names, "workspace", "pool"],
-        dims=[of_symbol(s) for s in symbols],  # type: ignore[misc]
+        dims=[of_symbol(s) for s in symbols],
         pool="pool",
         noalias=aliasing,
         internal=True,
@@ -86,8 +86,8 @@ def lower_kernel(kernel: Kernel, name: str, target: TargetDescription) -> Lowere
     ) as function:
         ctx.memory = dict(zip(buffers, function.arguments, strict=False))
         if single is not None:
-            anchor = graph.results[0].owner
-            assert anchor is not None
+            anchor = next(o for o in reversed(graph.operations) if family_of(o) == kernel.family)
+            ctx.results = graph.results
             lower, bytes_needed = single
             workspace = bytes_needed(ctx, anchor)
             lower(ctx, anchor, function["workspace"] if workspace != 0 else None)

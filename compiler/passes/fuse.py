@@ -62,6 +62,8 @@ class _Item:
     family: str
     reads: list[tuple[Value, tuple[Index, ...]]]
     index: tuple[Index, ...]
+    #: Vectors can run it: no branches, no loops, no positions that depend on data.
+    straight: bool = True
 
 
 @dataclass
@@ -180,7 +182,8 @@ def _item(operation: Operation, values: tuple[Value, ...], chosen: set[Value]) -
     family = family_of(operation)
     if family == "element":
         index = axis_symbols(tensor_type(values[0]).shape)
-        return _Item(values, family, probe(values[0], index, lambda v: v not in chosen).accesses, index)
+        found = probe(values[0], index, lambda v: v not in chosen)
+        return _Item(values, family, found.accesses, index, found.straight)
     reads: list[tuple[Value, tuple[Index, ...]]] = []
     index = ()
     for number, operand in enumerate(operation.operands):
@@ -317,6 +320,8 @@ def position_in(value: Value, domain: RowDomain, index: tuple[Index, ...]) -> tu
 
 def _fits(group: _Group, item: _Item) -> bool:
     """May `item` join `group`? All values must have a role in one domain, and read one another at their own row only."""
+    if group.family == "contraction":
+        return item.family == "element" and item.straight and len(group.items) <= 4 and _same_positions(group, item)
     if group.family not in ("element", "rows"):
         return False
     members = [i.values for i in group.items]
