@@ -25,6 +25,8 @@ class LoweringContext:
     def __init__(self, b: LoopBuilder, e: ElementBuilder, target: TargetDescription) -> None:
         self.b, self.e, self.target = b, e, target
         self.memory: dict[Value, Value] = {}
+        #: The kernel's results.
+        self.results: tuple[Value, ...] = ()
         #: Elements that are known without reading: (value) -> what gives the scalar for an index, or None.
         self.overrides: dict[Value, Callable[[tuple[Index, ...]], Scalar | None]] = {}
         self._memo: dict[tuple[Any, ...], tuple[Scalar, Scope]] = {}
@@ -50,6 +52,16 @@ class LoweringContext:
         scalar = self.e.load(buffer, index) if buffer is not None else self.compute(value, index)
         self._memo[key] = (scalar, scope)
         return scalar
+
+    @contextmanager
+    def known(self, value: Value, index: tuple[Index, ...], scalar: Scalar) -> Iterator[None]:
+        """Inside, the element of `value` at `index` is `scalar`."""
+        before = self.overrides.get(value)
+        self.overrides[value] = lambda at: scalar if at == index else None
+        yield
+        del self.overrides[value]
+        if before is not None:
+            self.overrides[value] = before
 
     def compute(self, value: Value, index: tuple[Index, ...]) -> Scalar:
         """The element by the operation's own element function, whether or not the value has a buffer."""

@@ -53,7 +53,8 @@ class Contraction:
 
     `partial` is memory, in the accumulator's type and with n along memory, that may hold unfinished sums (the result
     itself, usually); without it the stack or the workspace does. `inner` are the sizes of the inner digits of k, if it
-    has any (kernel height and width of a convolution). `vector_store`: `store` takes vectors along n.
+    has any (kernel height and width of a convolution). `vector_store`: `store` takes vectors along n. `long_store`:
+    its code is long, so it is emitted for one row, in a loop.
     """
 
     batch: tuple[Index, ...]
@@ -67,6 +68,7 @@ class Contraction:
     partial: Plain | None = None
     inner: tuple[int, ...] = ()
     vector_store: bool = True
+    long_store: bool = False
 
 
 def into_buffer(emitter: Emitter, plain: Plain, accumulator: ElementType) -> Store:

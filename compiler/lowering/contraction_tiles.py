@@ -88,9 +88,7 @@ class Place:
 class Tiles:
     """The outer-product schemes' register tiles of one contraction."""
 
-    def __init__(
-        self, b: Emitter, problem: Contraction, s: ContractionSchedule, workspace: Buffer | None
-    ) -> None:
+    def __init__(self, b: Emitter, problem: Contraction, s: ContractionSchedule, workspace: Buffer | None) -> None:
         self.b, self.p, self.s, self.workspace = b, problem, s, workspace
         self.partial = problem.partial
         #: A single column's position may not occur in the result's index, so it is stored as a scalar.
@@ -119,7 +117,7 @@ class Tiles:
 
     def tile_buffer(self) -> Buffer | None:
         """A tile on the stack, where some rows of a tile may not exist or the epilogue takes single elements."""
-        some = isinstance(self.p.m, Dim) or self.s.scheme == "packed" or not self.vector_store
+        some = isinstance(self.p.m, Dim) or self.s.scheme == "packed" or not self.vector_store or self.p.long_store
         return self.b.alloca((self.s.rows * self.s.columns,), self.p.accumulator) if some else None
 
     def column_mask(self, valid: Index, vector: int) -> Value | None:
@@ -163,10 +161,7 @@ class Tiles:
         masks = [self.column_mask(place.valid_columns, v) for v in range(place.vectors)]
         later = minimum(place.first, 1)
         # In the first block these masks are empty, so nothing is read and zeros are added.
-        reach = [
-            b.mask(minimum(place.valid_columns - v * lanes, lanes) * later, lanes)
-            for v in range(place.vectors)
-        ]
+        reach = [b.mask(minimum(place.valid_columns - v * lanes, lanes) * later, lanes) for v in range(place.vectors)]
         total = []
         for at, x in enumerate(sums):
             r, v = divmod(at, place.vectors)
@@ -189,7 +184,7 @@ class Tiles:
 
     def _epilogue(self, place: Place, sums: list[Value], tile: Buffer | None, scratch: Index) -> None:
         b, p, lanes, vectors = self.b, self.p, self.s.lanes, place.vectors
-        if self.vector_store:
+        if self.vector_store and not (p.long_store and place.rows > 1):
             for v in range(vectors):
                 left = place.valid_columns - v * lanes
                 count = None if isinstance(left, int) and left >= lanes else left
@@ -206,6 +201,11 @@ class Tiles:
             p.store(b.builder, place.batch, place.i + r, place.j + c, x)
 
         def row(r: Index, _: list[Value]) -> None:
+            if self.vector_store:
+                at = scratch + r * (vectors * lanes)
+                x = [b.vector_load(tile, (at + v * lanes,), lanes) for v in range(vectors)]
+                self._epilogue(place.only_row(r), x, tile, at)
+                return
             b.for_(0, minimum(place.valid_columns, vectors * lanes), 1, lambda c, _: one(r, c))
 
         b.for_(0, place.rows, 1, row)

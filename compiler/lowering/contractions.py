@@ -18,7 +18,7 @@ from flambeau.compiler.schedule.cpu_contraction import cpu_shape
 
 def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
     """Scratch memory that the kernel needs."""
-    problem = _problem(ctx, operation, LoopEmitter(ctx.b, ctx.e.half), None)
+    problem = _problem(ctx, operation, LoopEmitter(ctx.b, ctx.e.half))
     elements: Index = template.workspace_elements(problem, cpu_shape(ctx.target))
     return elements * problem.accumulator.itemsize
 
@@ -26,7 +26,7 @@ def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
 def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Value | None) -> None:
     """Emit a `dot_general` or a `convolution`."""
     emitter = LoopEmitter(ctx.b, ctx.e.half)
-    problem = _problem(ctx, operation, emitter, ctx.memory[operation.results[0]])
+    problem = _problem(ctx, operation, emitter)
     cpu = cpu_shape(ctx.target)
     if workspace is not None:
         elements = template.workspace_elements(problem, cpu)
@@ -34,9 +34,7 @@ def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Val
     template.emit(emitter, problem, cpu, workspace)
 
 
-def _problem(
-    ctx: LoweringContext, operation: Operation, emitter: LoopEmitter, target: Value | None
-) -> Contraction:
+def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter) -> Contraction:
     lhs, rhs = (tensor_of(v) for v in operation.operands)
     d = definition_of(operation).contraction(lhs, rhs)
     left, right = operation.operands[d.operands[0]], operation.operands[d.operands[1]]
@@ -51,19 +49,29 @@ def _problem(
         x = d.rhs_element(e, Accessor(right, ctx.read), batch, k, n)
         return ctx.spread(e.convert(x, d.accumulator).value)
 
+    made = operation.results[0]
+
     def store(_: Any, batch: Sequence[Index], m: Index, n: Index, value: Value) -> None:
-        assert target is not None
-        e.store(e.convert(Scalar(value, d.accumulator), result.element), target, d.result_index(batch, m, n))
+        index = tuple(
+            0 if extent == 1 else i for extent, i in zip(result.shape, d.result_index(batch, m, n), strict=True)
+        )
+        with ctx.known(made, index, e.convert(Scalar(value, d.accumulator), result.element)):
+            for wanted in ctx.results:
+                x = ctx.read(made, index) if wanted is made else ctx.compute(wanted, index)
+                e.store(x, ctx.memory[wanted], index)
 
     a = _operand(ctx, left, load_a, d.lhs_index, (d.m, d.k), d.batch, d.lhs_run)
     rhs_index = None if d.rhs_index is None else lambda bt, n, k: d.rhs_index(bt, k, n)
     b = _operand(ctx, right, load_b, rhs_index, (d.n, d.k), d.batch, d.rhs_run)
     place = _strides(result.shape, d.result_index, (d.m, d.n), d.batch)
     partial = None
-    if target is not None and place is not None and place[1] == 1 and result.element is d.accumulator:
-        partial = Plain(target, result.element, d.result_index, place[0] == 1, True)
+    for wanted in ctx.results:
+        # Nothing else reads or writes a result before it is finished, so it may hold unfinished sums.
+        if place is not None and place[1] == 1 and tensor_of(wanted).element is d.accumulator:
+            partial = Plain(ctx.memory[wanted], d.accumulator, d.result_index, place[0] == 1, True)
+    long = ctx.results != (made,)
     contiguous = place is not None and place[1] == 1
-    return Contraction(d.batch, d.m, d.n, d.k, d.accumulator, a, b, store, partial, d.inner, contiguous)
+    return Contraction(d.batch, d.m, d.n, d.k, d.accumulator, a, b, store, partial, d.inner, contiguous, long)
 
 
 def _operand(
@@ -121,10 +129,7 @@ def _coefficient(offset: Index, symbol: Symbol) -> Index | None:
     for monomial, coefficient in offset.terms.items():
         plain = [a for a in monomial if a is symbol]
         rest = [a for a in monomial if a is not symbol]
-        if (
-            any(not isinstance(a, Symbol) and symbol in Dim({(a,): 1}).symbols() for a in rest)
-            or len(plain) > 1
-        ):
+        if any(not isinstance(a, Symbol) and symbol in Dim({(a,): 1}).symbols() for a in rest) or len(plain) > 1:
             return None
         if plain:
             total = total + Dim({tuple(rest): coefficient}) if rest else total + coefficient
