@@ -86,7 +86,10 @@ def lower_kernel(kernel: Kernel, name: str, target: TargetDescription) -> Lowere
     ) as function:
         ctx.memory = dict(zip(buffers, function.arguments, strict=False))
         if single is not None:
-            anchor = next(o for o in reversed(graph.operations) if family_of(o) == kernel.family)
+            anchor = graph.results[0].owner
+            if kernel.family == "contraction":  # its epilogue's operations may follow it
+                anchor = next(o for o in graph.operations if family_of(o) == "contraction")
+            assert anchor is not None
             ctx.results = graph.results
             lower, bytes_needed = single
             workspace = bytes_needed(ctx, anchor)
