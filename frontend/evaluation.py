@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from flambeau.compiler import options
 from flambeau.compiler.diagnostics import caller_location
 from flambeau.compiler.dialects.graph.autograd_ops import CustomGradient, StopGradient
 from flambeau.compiler.dialects.graph.constants import Constant, Literal
@@ -296,11 +297,11 @@ def _is_leaf(value: Value) -> bool:
 
 def _compile(graph: Graph) -> Executable:
     """The switch between compiled code and the interpreter; the compiler loads when it is first needed."""
-    try:
-        from flambeau.compiler.pipeline import compile_graph
-    except ImportError:
+    if options.current().interpret:
         return Interpreted(graph)
-    return compile_graph(graph)  # type: ignore[no-any-return]
+    from flambeau.execution import ArrayExecutable
+
+    return ArrayExecutable(graph)
 
 
 class Interpreted:

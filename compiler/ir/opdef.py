@@ -54,7 +54,10 @@ class OpDef(metaclass=_Interning):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        annotations = cls.__dict__.get("__annotations__", {})
+        if not dataclasses.is_dataclass(cls) or any(not str(a).startswith("ClassVar") for a in annotations.values()):
+            # Only classes with attributes of their own: making a dataclass costs more than all else in an import.
+            dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
         if "name" not in cls.__dict__ or not cls.name:
             return
         if cls.name in REGISTRY and REGISTRY[cls.name].__qualname__ != cls.__qualname__:
