@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 
 from flambeau.compiler.lowering.mathlib import coefficients as table
-from flambeau.compiler.lowering.mathlib.exponential import expm1_reduced, integer_in_low_bits, reduce_exp
+from flambeau.compiler.lowering.mathlib.exponential import expm1_reduced, power, reduce_exp, two_powers
 from flambeau.compiler.lowering.mathlib.logarithm import log
 from flambeau.compiler.lowering.mathlib.num import (
     F32,
     Format,
     Real,
     horner,
-    power_of_two,
     residual,
     two_prod,
     two_sum,
@@ -50,11 +49,11 @@ def _erfc_positive(magnitude: Real[V]) -> Real[V]:
     p = u * q
     p_error = u_error.fma(q, -residual(u, q, p))
     square, square_error = two_prod(a, a)
-    n, r = reduce_exp(-square)
+    n, r = reduce_exp(-square, 2 * a.fmt.bias)
     w = expm1_reduced(r - square_error)
     # n <= 0: no overflow. The first factor keeps p (1 + w) normal, so that only the last product rounds to subnormal.
-    half = integer_in_low_bits(n) >> 1
-    return ((p + p.fma(w, p_error)) * power_of_two(half)) * power_of_two(integer_in_low_bits(n) - half)
+    first, second = two_powers(n)
+    return ((p + p.fma(w, p_error)) * first) * second
 
 
 def _erfc_positive_short(magnitude: Real[V]) -> Real[V]:
@@ -63,9 +62,9 @@ def _erfc_positive_short(magnitude: Real[V]) -> Real[V]:
     k = 2.5
     u = 1.0 / (a + k)
     p = u * horner(u.fma(-2.0 * k, 1.0), table.ERFCX_SHORT)
-    n, r = reduce_exp(-(a * a))
+    n, r = reduce_exp(-(a * a), a.fmt.bias)
     w = (r * r).fma(horner(r, table.EXP_SHORT), r)
-    s = power_of_two(n.bits())
+    s = power(n)
     return (w.fma(s, s) * p).narrow()
 
 

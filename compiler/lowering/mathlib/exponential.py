@@ -8,7 +8,7 @@ made by adding 1.5 * 2**mantissa, which leaves it in the low bits: no conversion
 from __future__ import annotations
 
 from flambeau.compiler.lowering.mathlib import coefficients as table
-from flambeau.compiler.lowering.mathlib.num import F32, F64, Format, Int, Real, horner, power_of_two
+from flambeau.compiler.lowering.mathlib.num import F32, F64, Format, Int, Pair, Real, exponent_bits, horner
 from flambeau.compiler.lowering.mathlib.protocol import Builder, V
 
 LOG2_E = 1.4426950408889634
@@ -32,12 +32,27 @@ def integer_in_low_bits(t: Real[V]) -> Int[V]:
     return t.bits() - magic_bits(t.fmt)
 
 
-def reduce_exp(x: Real[V]) -> tuple[Real[V], Real[V]]:
-    """(n + magic, r) with x = n ln 2 + r."""
-    t = x.fma(LOG2_E, magic(x.fmt))
-    n = t - magic(x.fmt)
+def reduce_exp(x: Real[V], offset: int) -> tuple[Real[V], Real[V]]:
+    """(t, r) with x = n ln 2 + r and n + offset in the low bits of t."""
+    shift = magic(x.fmt) + offset
+    t = x.fma(LOG2_E, shift)
+    n = t - shift
     hi, lo = _LN2[x.fmt]
     return t, n.fma(-lo, n.fma(-hi, x))
+
+
+def power(t: Real[V]) -> Real[V]:
+    """2**n for t with n + bias in its low bits, which the shift into the exponent field keeps alone."""
+    return exponent_bits(t.bits()).bitcast()
+
+
+def two_powers(t: Real[V]) -> Pair[V]:
+    """Two powers of two whose product is 2**n, for t with n + 2 bias in its low bits: for |n| up to twice the bias."""
+    bits = t.bits()
+    half = (
+        bits >> 1
+    )  # magic's own bits are so far up that the shift into the exponent field drops half of them too
+    return exponent_bits(half).bitcast(), exponent_bits(bits - half).bitcast()
 
 
 def expm1_reduced(r: Real[V]) -> Real[V]:
@@ -51,28 +66,28 @@ def exp2m1_reduced(r: Real[V]) -> Real[V]:
     return r.fma(hi, r * r.fma(horner(r, _EXP2[r.fmt]), lo))
 
 
-def scaled_exp(w: Real[V], n: Int[V]) -> Real[V]:
-    """(1 + w) * 2**n for n up to twice the exponent range; rounds a second time where the result is subnormal."""
-    half = n >> 1
-    s = power_of_two(half)
-    return w.fma(s, s) * power_of_two(n - half)
+def scaled_exp(w: Real[V], t: Real[V]) -> Real[V]:
+    """(1 + w) * 2**n for t with n + 2 bias in its low bits; rounds a second time where the result is subnormal."""
+    first, second = two_powers(t)
+    return w.fma(first, first) * second
 
 
 def exp(b: Builder[V], x: V, fmt: Format) -> V:
     """e**x."""
     value = Real(b, x, fmt)
     value = value.at_least(-104.0).at_most(89.0) if fmt is F32 else value.at_least(-746.0).at_most(710.0)
-    t, r = reduce_exp(value)
-    return scaled_exp(expm1_reduced(r), integer_in_low_bits(t)).v
+    t, r = reduce_exp(value, 2 * fmt.bias)
+    return scaled_exp(expm1_reduced(r), t).v
 
 
 def exp2(b: Builder[V], x: V, fmt: Format) -> V:
     """2**x: x = n + r exactly, 2**r = 1 + r ln 2 + r**2 q(r) with ln 2 in two parts."""
     value = Real(b, x, fmt)
     value = value.at_least(-151.0).at_most(129.0) if fmt is F32 else value.at_least(-1076.0).at_most(1025.0)
-    t = value + magic(fmt)
-    r = value - (t - magic(fmt))
-    return scaled_exp(exp2m1_reduced(r), integer_in_low_bits(t)).v
+    shift = magic(fmt) + 2 * fmt.bias
+    t = value + shift
+    r = value - (t - shift)
+    return scaled_exp(exp2m1_reduced(r), t).v
 
 
 def expm1(b: Builder[V], x: V, fmt: Format) -> V:
@@ -80,8 +95,8 @@ def expm1(b: Builder[V], x: V, fmt: Format) -> V:
     value = Real(b, x, fmt)
     # Below the lower clamp the result rounds to -1.
     clamped = value.at_least(-18.0).at_most(89.0) if fmt is F32 else value.at_least(-40.0).at_most(710.0)
-    t, r = reduce_exp(clamped)
-    s = power_of_two(integer_in_low_bits(t) - 1)
+    t, r = reduce_exp(clamped, fmt.bias - 1)
+    s = power(t)
     y = s.fma(expm1_reduced(r), s - 0.5)
     tiny = abs(value) < 2.0 ** -(fmt.mantissa + 2)  # keeps -0 and the digits of subnormal numbers
     return tiny.select(value, y + y).v

@@ -11,12 +11,12 @@ import math
 from flambeau.compiler.lowering.mathlib import coefficients as table
 from flambeau.compiler.lowering.mathlib.exponential import (
     expm1_reduced,
-    integer_in_low_bits,
+    power,
     reduce_exp,
     scaled_exp,
 )
 from flambeau.compiler.lowering.mathlib.logarithm import log, log_of_sum
-from flambeau.compiler.lowering.mathlib.num import F32, F64, Format, Real, fast_two_sum, horner, power_of_two
+from flambeau.compiler.lowering.mathlib.num import F32, F64, Format, Real, fast_two_sum, odd_polynomial
 from flambeau.compiler.lowering.mathlib.protocol import Builder, V
 
 _TANH = {F32: table.TANH_F32, F64: table.TANH_F64}
@@ -25,16 +25,10 @@ _ASINH = {F32: table.ASINH_F32, F64: table.ASINH_F64}
 _ATANH = {F32: table.ATANH_F32, F64: table.ATANH_F64}
 
 
-def _odd(x: Real[V], coefficients: tuple[float, ...]) -> Real[V]:
-    """x + x**3 P(x**2)."""
-    z = x * x
-    return (x * z).fma(horner(z, coefficients), x)
-
-
 def _half_exp(a: Real[V]) -> Real[V]:
     """exp(a) / 2 for a >= 0; finite up to twice the largest finite number."""
-    t, r = reduce_exp(a.at_most(91.0 if a.fmt is F32 else 712.0))
-    return scaled_exp(expm1_reduced(r), integer_in_low_bits(t) - 1)
+    t, r = reduce_exp(a.at_most(91.0 if a.fmt is F32 else 712.0), 2 * a.fmt.bias - 1)
+    return scaled_exp(expm1_reduced(r), t)
 
 
 def sinh(b: Builder[V], x: V, fmt: Format) -> V:
@@ -42,7 +36,7 @@ def sinh(b: Builder[V], x: V, fmt: Format) -> V:
     value = Real(b, x, fmt)
     a = abs(value)
     e = _half_exp(a)
-    return (a < 1.0).select(_odd(a, _SINH[fmt]), e - 0.25 / e).with_sign_of(value).v
+    return (a < 1.0).select(odd_polynomial(a, _SINH[fmt]), e - 0.25 / e).with_sign_of(value).v
 
 
 def cosh(b: Builder[V], x: V, fmt: Format) -> V:
@@ -56,10 +50,10 @@ def tanh(b: Builder[V], x: V, fmt: Format) -> V:
     value = Real(b, x, fmt)
     a = abs(value)
     # Above the clamp the result rounds to 1. No two-step scaling: exp(2 a) is far from overflow.
-    t, r = reduce_exp((a + a).at_most(20.0 if fmt is F32 else 40.0))
-    s = power_of_two(t.bits())
+    t, r = reduce_exp((a + a).at_most(20.0 if fmt is F32 else 40.0), fmt.bias)
+    s = power(t)
     e = expm1_reduced(r).fma(s, s)
-    return (a < 0.6).select(_odd(a, _TANH[fmt]), 1.0 - 2.0 / (e + 1.0)).with_sign_of(value).v
+    return (a < 0.6).select(odd_polynomial(a, _TANH[fmt]), 1.0 - 2.0 / (e + 1.0)).with_sign_of(value).v
 
 
 def asinh(b: Builder[V], x: V, fmt: Format) -> V:
@@ -69,7 +63,7 @@ def asinh(b: Builder[V], x: V, fmt: Format) -> V:
     root = (a < 2.0 ** (fmt.mantissa // 2 + 3)).select(a.fma(a, 1.0).sqrt(), a)
     u, c = fast_two_sum(root * 0.5, a * 0.5)
     y = (a < math.inf).select(log_of_sum(u, c, 1.0), a)
-    return (a < 0.6).select(_odd(a, _ASINH[fmt]), y).with_sign_of(value).v
+    return (a < 0.6).select(odd_polynomial(a, _ASINH[fmt]), y).with_sign_of(value).v
 
 
 def acosh(b: Builder[V], x: V, fmt: Format) -> V:
@@ -87,4 +81,4 @@ def atanh(b: Builder[V], x: V, fmt: Format) -> V:
     value = Real(b, x, fmt)
     a = abs(value)
     y = Real(b, log(b, ((a + 1.0) / (1.0 - a)).v, fmt), fmt) * 0.5
-    return (a < 0.5).select(_odd(a, _ATANH[fmt]), y).with_sign_of(value).v
+    return (a < 0.5).select(odd_polynomial(a, _ATANH[fmt]), y).with_sign_of(value).v

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from flambeau.compiler.lowering.mathlib import coefficients as table
-from flambeau.compiler.lowering.mathlib.num import F32, F64, Format, Real, horner, residual
+from flambeau.compiler.lowering.mathlib.num import F32, F64, Format, Real, horner, odd_polynomial, residual
 from flambeau.compiler.lowering.mathlib.protocol import Builder, V
 
 _ATAN = {F32: table.ATAN_F32, F64: table.ATAN_F64}
@@ -17,16 +17,11 @@ _ASIN = {F32: table.ASIN_F32, F64: table.ASIN_F64}
 _HALF_PI = {F32: table.HALF_PI_F32, F64: table.HALF_PI_F64}
 
 
-def _odd(x: Real[V], coefficients: tuple[float, ...]) -> Real[V]:
-    z = x * x
-    return (x * z).fma(horner(z, coefficients), x)
-
-
 def atan(b: Builder[V], x: V, fmt: Format) -> V:
     """Inverse tangent."""
     value = Real(b, x, fmt)
     a = abs(value)
-    p = _odd(a.at_most(1.0) / a.at_least(1.0), _ATAN[fmt])
+    p = odd_polynomial(a.at_most(1.0) / a.at_least(1.0), _ATAN[fmt])
     hi, lo = _HALF_PI[fmt]
     return (a > 1.0).select(hi - (p - lo), p).with_sign_of(value).v
 
@@ -40,7 +35,7 @@ def atan2(b: Builder[V], y: V, x: V, fmt: Format) -> V:
     t = small / large
     t = (small + large).equals(0.0).select(t.const(0.0), t)
     t = (small.equals(math.inf) & large.equals(math.inf)).select(t.const(1.0), t)
-    p = _odd(t, _ATAN[fmt])
+    p = odd_polynomial(t, _ATAN[fmt])
     hi, lo = _HALF_PI[fmt]
     left = abscissa.bits().compare("slt", 0)
     zero = p.const(0.0)
@@ -74,7 +69,7 @@ def acos(b: Builder[V], x: V, fmt: Format) -> V:
     value = Real(b, x, fmt)
     a = abs(value)
     large = a > 0.5
-    p = _odd(large.select(a.fma(-0.5, 0.5).sqrt(), a), _ASIN[fmt])
+    p = odd_polynomial(large.select(a.fma(-0.5, 0.5).sqrt(), a), _ASIN[fmt])
     hi, lo = _HALF_PI[fmt]
     negative = value < 0.0
     near = hi - (p.with_sign_of(value) - lo)

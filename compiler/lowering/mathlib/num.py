@@ -223,6 +223,12 @@ def horner(x: Real[V], coefficients: Sequence[float]) -> Real[V]:
     return acc
 
 
+def odd_polynomial(x: Real[V], coefficients: Sequence[float]) -> Real[V]:
+    """x + x**3 P(x**2), P by its ``coefficients``."""
+    z = x * x
+    return (x * z).fma(horner(z, coefficients), x)
+
+
 def fast_two_sum(x: Real[V], y: Real[V]) -> Pair[V]:
     """x + y = s + e exactly, for |x| >= |y| or x = 0 (Dekker 1971)."""
     s = x + y

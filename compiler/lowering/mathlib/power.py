@@ -7,7 +7,6 @@ import math
 from flambeau.compiler.lowering.mathlib import coefficients as table
 from flambeau.compiler.lowering.mathlib.exponential import (
     exp2m1_reduced,
-    integer_in_low_bits,
     magic,
     scaled_exp,
 )
@@ -95,9 +94,10 @@ def pow(b: Builder[V], x: V, y: V, fmt: Format) -> V:
         h_error = within.fma(log2_lo, h_error)
         in_range = abs(v) < 1100.0
         h, h_error = in_range.select(h, 0.0), in_range.select(h_error, 0.0)
-        t = h + magic(F64)
-        r = (h - (t - magic(F64))) + h_error
-        result = scaled_exp(exp2m1_reduced(r), integer_in_low_bits(t))
+        shift = magic(F64) + 2 * F64.bias
+        t = h + shift
+        r = (h - (t - shift)) + h_error
+        result = scaled_exp(exp2m1_reduced(r), t)
         result = (v >= 1100.0).select(result.const(math.inf), result)
         result = (v <= -1100.0).select(result.const(0.0), result)
         result = v.is_nan().select(v, result)
