@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from flambeau.compiled_code import CompiledCode, compiled
 from flambeau.compiler.ir.core import Graph
-from flambeau.compiler.ir.dims import Dim, evaluate
+from flambeau.compiler.ir.dims import Dim, Index, evaluate
 from flambeau.compiler.lowering.context import tensor_of
 from flambeau.compiler.lowering.kernels import symbols_of
-from flambeau.compiler import options
 from flambeau.compiler.passes.plan import byte_size
-from flambeau.compiler.pipeline import ENTRY, Compilation, compile_stages
+from flambeau.compiler.pipeline import ENTRY
 from flambeau.runtime import threads
 from flambeau.runtime.buffer import Buffer, as_numpy, from_numpy
 from flambeau.runtime.engine import default_engine
@@ -26,29 +26,32 @@ class Executable:
     `dims` are the values of `symbols`, the graph's symbolic dimensions.
     """
 
-    __slots__ = ("compilation", "executor", "symbols", "_constants", "_constant_buffers", "_dim_sources")
+    __slots__ = ("executor", "symbols", "_constants", "_constant_buffers", "_dim_sources")
 
-    def __init__(self, compilation: Compilation) -> None:
-        c = self.compilation = compilation
-        assert c.simplified is not None and c.memory is not None
-        module = default_engine().add_object(c.object_code, symbols=threads.native_symbols(), exports=[ENTRY])
-        self.symbols = c.symbols
-        sizes = [byte_size(r) for r in c.simplified.results]
-        functions = [c.size_of(s) for s in sizes]
-        static = all(isinstance(s, int) for s in sizes)
-        arena = c.memory.size
+    def __init__(self, graph: Graph, code: CompiledCode) -> None:
+        module = default_engine().add_object(
+            code.object_code, symbols=threads.native_symbols(), exports=[ENTRY]
+        )
+        self.symbols = symbols_of([tensor_of(p) for p in graph.parameters])
+        names = [s.name for s in self.symbols]
+
+        def number(size: Index, dims: Sequence[int]) -> int:
+            return evaluate(size, dict(zip(names, dims, strict=True)))
+
+        sizes = [byte_size(r) for r in graph.results]
+        static = [s for s in sizes if isinstance(s, int)]
         self.executor = Executor(
             module.address(ENTRY),
-            len(c.simplified.parameters),
-            [int(s) for s in sizes if isinstance(s, int)] if static else lambda dims: [f(dims) for f in functions],
-            arena if isinstance(arena, int) else c.size_of(arena),
+            len(graph.parameters) + len(code.constants),
+            static if len(static) == len(sizes) else lambda dims: [number(s, dims) for s in sizes],
+            code.arena if isinstance(code.arena, int) else lambda dims: number(code.arena, dims),
             n_dims=len(self.symbols),
             n_outputs=len(sizes),
             keep=module,
         )
-        self._constant_buffers = [from_numpy(a) for a in c.constants]
+        self._constant_buffers = [from_numpy(a) for a in code.constants]
         self._constants = [b.ptr for b in self._constant_buffers]
-        self._dim_sources = [_source(c.graph, i) for i in range(len(self.symbols))] if self.symbols else []
+        self._dim_sources = [_source(graph, i) for i in range(len(self.symbols))] if self.symbols else []
 
     def __call__(self, inputs: Sequence[Buffer], dims: Sequence[int] = ()) -> list[Buffer]:
         return self.executor.run([b.ptr for b in inputs] + self._constants, dims)
@@ -70,7 +73,8 @@ def _source(graph: Graph, number: int) -> tuple[int, int]:
 
 def compile_graph(graph: Graph) -> Executable:
     """Compile `graph` for this machine and load it."""
-    return Executable(compile_stages(graph, opt_level=options.current().opt_level))
+    code, _ = compiled(graph)
+    return Executable(graph, code)
 
 
 class ArrayExecutable:
@@ -92,7 +96,10 @@ class ArrayExecutable:
 def run_graph(graph: Graph, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
     """Compile and run once, NumPy in and out."""
     executable = compile_graph(graph)
-    inputs = [np.ascontiguousarray(a, tensor_of(p).element.numpy) for a, p in zip(arrays, graph.parameters, strict=True)]
+    inputs = [
+        np.ascontiguousarray(a, tensor_of(p).element.numpy)
+        for a, p in zip(arrays, graph.parameters, strict=True)
+    ]
     dims = executable.dims_of([a.shape for a in arrays])
     outputs = executable([from_numpy(a) for a in inputs], dims)
     names = {s.name: d for s, d in zip(executable.symbols, dims, strict=True)}
@@ -102,4 +109,3 @@ def run_graph(graph: Graph, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.n
 def _view(buffer: Buffer, type: Any, names: dict[str, int]) -> np.ndarray[Any, Any]:
     shape = tuple(evaluate(d, names) for d in type.shape)
     return as_numpy(buffer, type.element.numpy, shape)
-

@@ -1,0 +1,109 @@
+"""What of a compilation has to be kept to run it again: the persistent cache's entries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import flambeau.compiler
+from flambeau.compiler import options
+from flambeau.compiler.ir.core import Graph
+from flambeau.compiler.ir.dims import Index, parse
+from flambeau.compiler.ir.types import element_type, from_numpy
+from flambeau.compiler.pipeline import Compilation, compile_stages, fingerprint
+from flambeau.compiler.targets.machine import TargetDescription, host_target
+from flambeau.runtime import abi
+from flambeau.runtime.cache import DiskCache, default_cache_dir
+
+
+@dataclass(frozen=True)
+class CompiledCode:
+    """An object file, the literals that it reads, and the size of its arena in bytes."""
+
+    object_code: bytes
+    constants: tuple[np.ndarray[Any, Any], ...]
+    arena: Index
+
+    @staticmethod
+    def of(compilation: Compilation) -> CompiledCode:
+        assert compilation.memory is not None
+        return CompiledCode(compilation.object_code, compilation.constants, compilation.memory.size)
+
+    def to_bytes(self) -> bytes:
+        """A JSON line, then the constants, then the object file."""
+        head = {
+            "arena": str(self.arena),
+            "constants": [[from_numpy(a.dtype).name, list(a.shape)] for a in self.constants],
+            "object": len(self.object_code),
+        }
+        return b"".join([json.dumps(head).encode() + b"\n", *[a.tobytes() for a in self.constants], self.object_code])
+
+    @staticmethod
+    def from_bytes(data: bytes) -> CompiledCode:
+        """What `to_bytes` wrote. ValueError or KeyError if it did not write this."""
+        line, _, rest = data.partition(b"\n")
+        head = json.loads(line)
+        constants = []
+        for name, shape in head["constants"]:
+            dtype = element_type(name).numpy
+            size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            constants.append(np.frombuffer(rest[:size], dtype).reshape(shape))
+            rest = rest[size:]
+        if len(rest) != head["object"]:
+            raise ValueError(f"the object file has {len(rest)} bytes instead of {head['object']}")
+        return CompiledCode(rest, tuple(constants), parse(head["arena"]))
+
+
+@cache
+def _compiler_version() -> str:
+    """A digest of the compiler's own source files: code of another version is never taken for ours."""
+    digest = hashlib.blake2b(digest_size=16)
+    (folder,) = flambeau.compiler.__path__
+    for path in sorted(Path(folder).rglob("*.py")):
+        status = path.stat()
+        digest.update(f"{path.relative_to(folder)}:{status.st_size}:{status.st_mtime_ns};".encode())
+    return f"{abi.VERSION}-{digest.hexdigest()}"
+
+
+_caches: dict[str, DiskCache] = {}
+
+
+def disk_cache() -> DiskCache | None:
+    """The persistent cache that the options name; None if it is switched off."""
+    chosen = options.current().cache_dir
+    if chosen == "off":
+        return None
+    path = chosen or str(default_cache_dir())
+    if path not in _caches:
+        _caches[path] = DiskCache(path)
+    return _caches[path]
+
+
+def _key(graph: Graph, target: TargetDescription, opt_level: int) -> str:
+    machine = f"{target.triple}:{target.cpu}:{target.features}:{target.l1_bytes}:{target.l2_bytes}:{target.cores}"
+    return f"{_compiler_version()}:{machine}:O{opt_level}:{fingerprint(graph)}"
+
+
+def compiled(graph: Graph) -> tuple[CompiledCode, Compilation | None]:
+    """Code for `graph` on this machine: from the cache (then without its compilation), or compiled now and kept."""
+    target, opt_level = host_target(), options.current().opt_level
+    store = disk_cache()
+    key = _key(graph, target, opt_level) if store is not None else ""
+    if store is not None:
+        data = store.get(key)
+        if data is not None:
+            try:
+                return CompiledCode.from_bytes(data), None
+            except (ValueError, KeyError):  # an entry that is none is a miss
+                store.remove(key)
+    compilation = compile_stages(graph, target, opt_level=opt_level)
+    code = CompiledCode.of(compilation)
+    if store is not None:
+        store.put(key, code.to_bytes())
+    return code, compilation
