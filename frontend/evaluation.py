@@ -245,7 +245,8 @@ def _plan(wanted: list[Value], numbers: dict[Value, int], leaves: list[Value]) -
     kept = _read_by_derivatives(wanted, numbers)
     with not_recording():
         graph = Graph(leaves, wanted + kept)
-        graph = rebuild(graph, _without_python)
+        # Parameters of their own: a leaf that requires grad keeps its history, which is none of the compiler's business.
+        graph = rebuild(graph, _without_python, [Value(v.type) for v in leaves])
         executable = _compile(graph)
     return _Plan(executable, tuple([numbers[v] for v in kept]))
 

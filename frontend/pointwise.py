@@ -215,7 +215,7 @@ def sub(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) ->
 
 @method("__rsub__")
 def _rsub(self: Tensor, other: Any) -> Tensor:
-    return wrap(_sub(other, self), "Rsub")
+    return wrap(_sub(other, self), "RsubBackward1" if not isinstance(other, Tensor) else "Rsub")
 
 
 @method("mul", "__mul__", "__rmul__", "multiply")
@@ -564,12 +564,20 @@ def clamp(input: Tensor, min: Any = None, max: Any = None, *, out: Tensor | None
     """Limited to [min, max]; numbers or tensors, either may be None."""
     if min is None and max is None:
         raise RuntimeError("torch.clamp: At least one of 'min' or 'max' must not be None")
-    result = input
-    if min is not None:
-        result = maximum(result, min)
-    if max is not None:
-        result = minimum(result, max)
-    return deliver(read(result), "Clamp", out)
+    x = read(input)
+    for bound, make, outside in ((min, build.maximum, build.lt), (max, build.minimum, build.gt)):
+        if bound is None:
+            continue
+        x, limit = operands(wrap(x), bound)
+        if build.element_of(
+            x
+        ).is_float:  # unlike `maximum`, an element that equals its limit keeps its gradient
+            x = build.select(outside(x, limit), limit, x)
+        else:
+            x = make(x, limit)
+    return deliver(
+        x, "ClampBackward1" if not isinstance(min, Tensor) and not isinstance(max, Tensor) else "Clamp", out
+    )
 
 
 @method("clamp_min")

@@ -52,22 +52,14 @@ class _Formatter:
             return
         good = flat[np.isfinite(flat) & (flat != 0)]
         if good.size == 0:
-            self._measure(flat)
             return
         magnitude = np.abs(good)
         low, high = float(magnitude.min()), float(magnitude.max())
         self.integral = bool((good == np.ceil(good)).all())
-        if self.integral:
-            self.scientific = high / low > 1000.0 or high > 1.0e8
-        else:
-            self.scientific = high / low > 1000.0 or high > 1.0e8 or low < 1.0e-4
+        self.scientific = high / low > 1000.0 or high > 1.0e8 or low < 1.0e-4
         if options.sci_mode is not None:
             self.scientific = options.sci_mode
-        self._measure(flat)
-
-    def _measure(self, flat: np.ndarray[Any, Any]) -> None:
-        self.width = 0
-        self.width = max([1, *(len(self(x)) for x in flat.tolist())])
+        self.width = max([1, *(len(self(x)) for x in good.tolist())])  # zeros and NaN do not count
 
     def __call__(self, x: Any) -> str:
         if not self.floating:

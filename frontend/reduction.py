@@ -147,7 +147,7 @@ def _extreme(input: Tensor, dim: Any, keepdim: bool, kind: str, result: Any) -> 
                 f"{kind}(): Expected reduction dim to be specified for input.numel() == 0. "
                 "Specify the reduction dim with the 'dim' argument."
             )
-        return wrap(build.reduce(x, kind, None), kind.title())
+        return wrap(build.reduce(x, kind, None), f"{kind.title()}Backward1")
     if isinstance(dim, Tensor):
         return wrap(getattr(build, f"{kind}imum")(*operands(input, dim)), f"{kind.title()}imum")
     if not shape:

@@ -129,7 +129,7 @@ def t(input: Tensor) -> Tensor:
 
 
 def _reversed(self: Tensor) -> Tensor:
-    return view(self, Transpose(tuple(range(self.ndim))[::-1]), name="Permute" if self.ndim != 2 else "T")
+    return view(self, Transpose(tuple(range(self.ndim))[::-1]), name="Permute")
 
 
 def _matrix_transposed(self: Tensor) -> Tensor:
@@ -539,7 +539,6 @@ def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Tensor, ...]:
         found.append(expand(flat, *shape))
     if indexing == "xy" and len(found) > 1:
         found[0], found[1] = found[1], found[0]
-        found = [transpose(x, 0, 1) for x in found]
     return tuple(found)
 
 
