@@ -121,6 +121,9 @@ class LoopEmitter:
         total: Index = 1
         for extent in extents:
             total = total * extent
+        if total == 1:
+            body([0] * len(extents))
+            return
         with self.builder.parallel(total) as loop:
             left, at = loop.index, []
             for extent in reversed(extents):
