@@ -100,6 +100,8 @@ def fuse(graph: Graph) -> Program:
     """Cut `graph` (primitive operations only) into kernels."""
     materialised = _choose(graph)
     items = [_item(op, values, materialised) for op, values in _materialising(graph, materialised)]
+    for item in items:
+        item.needs = _needs(item, materialised)
     groups = _merge(items)
     escaping = set(graph.results)
     home: dict[Value, int] = {}
@@ -109,7 +111,7 @@ def fuse(graph: Graph) -> Program:
                 home[value] = number
     for number, group in enumerate(groups):
         for item in group.items:
-            escaping.update(v for v, _ in item.reads if home.get(v, number) != number)
+            escaping.update(v for v in item.needs if home.get(v, number) != number)
     return Program(graph, tuple([_call(group, escaping, materialised) for group in groups]))
 
 
@@ -178,6 +180,22 @@ def _materialising(graph: Graph, chosen: set[Value]) -> list[tuple[Operation, tu
     return pairs
 
 
+def _needs(item: _Item, chosen: set[Value]) -> set[Value]:
+    found: set[Value] = set()
+    seen: set[Value] = set()
+    pending = [v for value in item.values if value.owner is not None for v in value.owner.operands]
+    while pending:
+        value = pending.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        if value in chosen:
+            found.add(value)
+        elif value.owner is not None:
+            pending.extend(value.owner.operands)
+    return found
+
+
 def _item(operation: Operation, values: tuple[Value, ...], chosen: set[Value]) -> _Item:
     family = family_of(operation)
     if family == "element":
@@ -206,7 +224,7 @@ def _merge(items: list[_Item]) -> list[_Group]:
     groups: list[_Group] = []
     home: dict[Value, int] = {}
     for item in items:
-        producers = {home[v] for v, _ in item.reads if v in home}
+        producers = {home[v] for v in item.needs if v in home}
         target = None
         if item.family in ("element", "rows"):
             for number in sorted(producers, reverse=True):
