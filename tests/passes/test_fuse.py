@@ -1,0 +1,128 @@
+"""Fusion: which kernels a graph becomes."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flambeau.compiler.dialects.graph import build
+from flambeau.compiler.dialects.graph.composites_norm import Softmax
+from flambeau.compiler.ir import interpreter
+from flambeau.compiler.ir.core import Graph, Value, create
+from flambeau.compiler.ir.types import f32, tensor
+from flambeau.compiler.passes.decompose import decompose
+from flambeau.compiler.passes.fuse import Program, fuse
+from flambeau.compiler.passes.plan import byte_size, plan
+from flambeau.compiler.passes.simplify import simplify
+from flambeau.execution import run_graph
+
+
+def program(graph: Graph) -> Program:
+    return fuse(simplify(decompose(graph)))
+
+
+def families(graph: Graph) -> list[str]:
+    return [call.kernel.family for call in program(graph).calls]
+
+
+def value(*shape: int) -> Value:
+    return Value(tensor(shape, f32))
+
+
+def test_pointwise_chain_is_one_kernel() -> None:
+    x, y = value(8, 16), value(16)
+    result = build.tanh(build.add(build.exp(build.neg(x)), build.broadcast_in_dim(y, (8, 16), (1,))))
+    assert families(Graph([x, y], [result])) == ["element"]
+
+
+def test_softmax_is_one_kernel() -> None:
+    x = value(8, 64)
+    found = program(Graph([x], [create(Softmax(1), x).result]))
+    assert [c.kernel.family for c in found.calls] == ["rows"]
+    assert len(found.calls[0].results) == 1
+
+
+def test_statistics_join_their_rows() -> None:
+    x = value(8, 64)
+    mean = build.mul(build.reduce_sum(x, (1,)), 1 / 64)
+    centred = build.sub(x, build.expand_reduced(mean, (8, 64), (1,)))
+    variance = build.mul(build.reduce_sum(build.mul(centred, centred), (1,)), 1 / 64)
+    result = build.div(centred, build.expand_reduced(build.sqrt(variance), (8, 64), (1,)))
+    assert families(Graph([x], [result])) == ["rows"]
+
+
+def test_column_sums_stand_alone() -> None:
+    x = value(8, 64)
+    total = build.reduce_sum(x, (0,))
+    result = build.sub(x, build.broadcast_in_dim(total, (8, 64), (1,)))
+    assert families(Graph([x], [result])) == ["columns", "element"]
+
+
+def test_rows_that_read_other_rows_stay_apart() -> None:
+    x = value(8, 64)
+    total = build.reduce_sum(x, (1,))
+    flipped = build.reverse(total, (0,))
+    result = build.sub(x, build.broadcast_in_dim(flipped, (8, 64), (0,)))
+    assert len(families(Graph([x], [result]))) == 2
+
+
+def test_expensive_values_are_not_computed_for_every_column() -> None:
+    x = value(8)
+    result = build.broadcast_in_dim(build.exp(x), (8, 64), (0,))
+    assert families(Graph([x], [result])) == ["element", "element"]
+
+
+def test_equal_kernels_have_equal_keys() -> None:
+    x, y = value(8, 64), value(8, 64)
+    graph = Graph([x, y], [build.reduce_sum(build.exp(x), (0,)), build.reduce_sum(build.exp(y), (0,))])
+    first, second = program(graph).calls
+    assert first.kernel.key() == second.kernel.key()
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Graph:
+    """Chains of pointwise operations, row and column reductions, and their broadcasts."""
+    shape = (draw(st.integers(1, 5)), draw(st.integers(1, 40)))
+    parameters = [value(*shape), value(*shape)]
+    values = list(parameters)
+    for _ in range(draw(st.integers(1, 9))):
+        x, y = draw(st.sampled_from(values)), draw(st.sampled_from(values))
+        kind = draw(st.integers(0, 6))
+        if kind <= 1:
+            values.append((build.add, build.mul)[kind](x, y))
+        elif kind == 2:
+            values.append(build.tanh(x))
+        elif kind == 3:
+            values.append(build.reverse(x, (draw(st.integers(0, 1)),)))
+        else:
+            axes = ((0,), (1,), (0, 1))[kind - 4]
+            total = build.reduce(x, draw(st.sampled_from(["sum", "max"])), axes)
+            values.append(build.expand_reduced(build.tanh(total), shape, axes))
+    return Graph(parameters, draw(st.lists(st.sampled_from(values), min_size=1, max_size=3)))
+
+
+@given(graphs())
+def test_random_graphs_agree_with_the_interpreter(graph: Graph) -> None:
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(p.type.shape).astype(np.float32) for p in graph.parameters]  # type: ignore[attr-defined]
+    for actual, expected in zip(run_graph(graph, arrays), interpreter.evaluate(graph, arrays), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-4)
+
+
+@given(graphs())
+def test_buffers_that_live_together_lie_apart(graph: Graph) -> None:
+    found = program(Graph(graph.parameters, [r for r in dict.fromkeys(graph.results) if r not in graph.parameters]))
+    memory = plan(found, [0] * len(found.calls))
+    last = {v: step for step, call in enumerate(found.calls) for v in (*call.operands, *call.results)}
+    first = {v: step for step, call in enumerate(found.calls) for v in call.results}
+    placed = list(memory.offsets)
+    for a in placed:
+        start, size = memory.offsets[a], byte_size(a)
+        assert isinstance(start, int) and isinstance(size, int) and isinstance(memory.size, int)
+        assert start % 64 == 0 and start + size <= memory.size
+        for b in placed:
+            if a is b or last[a] < first[b] or last[b] < first[a]:
+                continue
+            other, extent = memory.offsets[b], byte_size(b)
+            assert start + size <= other or other + extent <= start  # type: ignore[operator]
