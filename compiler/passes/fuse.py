@@ -64,6 +64,8 @@ class _Item:
     index: tuple[Index, ...]
     #: Vectors can run it: no branches, no loops, no positions that depend on data.
     straight: bool = True
+    #: The materialised values and parameters that its expression mentions, read or not.
+    needs: set[Value] = field(default_factory=set)
 
 
 @dataclass
