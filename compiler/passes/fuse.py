@@ -155,7 +155,7 @@ def _deserves_memory(value: Value, operation: Operation, reads: Reads, users: li
         # These read an operand's element many times, or need it to lie in memory.
         if family in ("sort", "scatter", "cumulative") and reads.operations > 0:
             return True
-        if family == "contraction" and cost > 2:
+        if family == "contraction" and cost > 1:
             return True
         if cost <= CHEAP or family != "element":
             continue
