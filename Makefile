@@ -86,7 +86,8 @@ docs: $(VENV)/.docs
 	$(PY) -m sphinx -W --keep-going -b html docs build/docs
 
 bench: $(VENV)/.bench
-	@set -e; for program in benchmarks/[a-z]*.py; do echo "== $$program"; $(PY) "$$program"; done
+	$(PY) benchmarks/overhead.py
+	$(PY) -m benchmarks
 
 conformance: $(VENV)/.dev
 	$(PY) -m pytest $(PYTEST_FLAGS) -m conformance tests

@@ -1,0 +1,1 @@
+"""Benchmarks, each of which checks results before it times anything."""
