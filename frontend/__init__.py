@@ -169,6 +169,7 @@ from flambeau.pointwise import (
     trunc,
     where,
 )
+from flambeau.jit import compile
 from flambeau.pointwise import broadcast_shapes as _broadcast_shapes
 from flambeau.printing import set_printoptions
 from flambeau.random import (

@@ -189,6 +189,11 @@ def full_like(
     )
 
 
+def provided_scalar(source: Any, dtype: DType | None = None) -> Tensor:
+    """A 0-d tensor of what `source()` returns; a compiled function asks anew at every call, without compiling again."""
+    return wrap(evaluation.scalar_provider(source, (dtype or dtypes.get_default_dtype()).element))
+
+
 @method("new_zeros")
 def _new_zeros(self: Tensor, *size: Any, dtype: DType | None = None, **kw: Any) -> Tensor:
     return zeros(*size, dtype=dtype or self.dtype, **kw)

@@ -118,6 +118,18 @@ def number(x: Any, element: ElementType) -> Value:
     return leaf(_cast(x, element), element)
 
 
+def scalar_provider(source: Callable[[], Any], element: ElementType) -> Value:
+    """A 0-d value that a compiled function asks of `source` anew at every call (a learning rate, a step count)."""
+    if state.trace is not None:
+        return state.trace.provide(source, element, tensor((), element))  # type: ignore[no-any-return]
+    return leaf(array_of(source(), element), element)
+
+
+def array_of(x: Any, element: ElementType) -> Array:
+    """A Python number as a 0-d array of an element type."""
+    return _cast(x, element)
+
+
 def _cast(x: Any, element: ElementType) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(x).astype(element.numpy)
@@ -246,12 +258,12 @@ def _plan(wanted: list[Value], numbers: dict[Value, int], leaves: list[Value]) -
     with not_recording():
         graph = Graph(leaves, wanted + kept)
         # Parameters of their own: a leaf that requires grad keeps its history, which is none of the compiler's business.
-        graph = rebuild(graph, _without_python, [Value(v.type) for v in leaves])
-        executable = _compile(graph)
+        graph = rebuild(graph, without_python, [Value(v.type) for v in leaves])
+        executable = compiled(graph)
     return _Plan(executable, tuple([numbers[v] for v in kept]))
 
 
-def _without_python(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
+def without_python(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
     if isinstance(operation.definition, CustomGradient):
         return operands[: operation.definition.results]
     return None
@@ -296,7 +308,7 @@ def _is_leaf(value: Value) -> bool:
     return value.owner is None or (isinstance(value.hooks, Meta) and value.hooks.leaf)
 
 
-def _compile(graph: Graph) -> Executable:
+def compiled(graph: Graph) -> Executable:
     """The switch between compiled code and the interpreter; the compiler loads when it is first needed."""
     if options.current().interpret:
         return Interpreted(graph)

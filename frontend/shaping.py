@@ -349,11 +349,10 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
     n, m = shape[a], shape[b]
     length = max(0, min(n, m - offset) if offset >= 0 else min(n + offset, m))
     lead = tuple(shape[d] for d in rest)
-    first = offset if offset >= 0 else -offset * m
-    stop = min(first + max(0, (length - 1) * (m + 1) + 1), n * m) if length else first
-    first = min(first, n * m)
+    first = (offset if offset >= 0 else -offset * m) if length else 0
+    stop = first + (length - 1) * (m + 1) + 1 if length else 0
     steps = [Transpose((*rest, a, b)), Reshape((*lead, n * m))]
-    steps.append(Slice((*(0,) * len(lead), first), (*lead, max(first, stop)), (*(1,) * len(lead), m + 1)))  # type: ignore[arg-type]
+    steps.append(Slice((*(0,) * len(lead), first), (*lead, stop), (*(1,) * len(lead), m + 1)))  # type: ignore[arg-type]
     return view(input, *steps, name="Diagonal")
 
 

@@ -32,6 +32,8 @@ class Cell:
         self.seen: Value | None = None  # the parent's value of which `value` is the detached form
         self.leaf: Meta | None = None
         self.written = False
+        if state.trace is not None:
+            state.trace.makes(self)
         if parent is None and value.data is None:
             evaluation.note(self)
 
@@ -70,7 +72,7 @@ class Cell:
                 new.requires_grad, new.hooks = True, old.hooks
             elif new is not old:
                 source = old
-                new = record(GradientOf(), evaluation.stop_gradient(new), source)
+                new = record(GradientOf(recorded), evaluation.stop_gradient(new), source)
                 new.requires_grad = True
         elif new.requires_grad and not recorded:
             new = evaluation.stop_gradient(new)

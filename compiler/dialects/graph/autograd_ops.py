@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.base import Elementwise, GraphOp, NotDifferentiable, Sample, same_types
 from flambeau.compiler.ir.core import Value
 from flambeau.compiler.ir.dims import Index
@@ -53,10 +54,12 @@ class Copy(Elementwise):
 class GradientOf(GraphOp):
     """The first operand's value; the derivative flows to the second, which has the same type.
 
-    What a tensor with a history holds after a write that autograd does not see (under `no_grad`).
+    What a tensor with a history holds after a write that autograd does not see (under `no_grad`); with `zero`, after one
+    that overwrote it with something independent, so that the derivative that flows on is zero.
     """
 
     name = "graph.gradient_of"
+    zero: bool = False
 
     def infer(self, *operands: TensorType) -> TensorType:
         if len(operands) != 2:
@@ -67,7 +70,7 @@ class GradientOf(GraphOp):
         return value(index)
 
     def vjp(self, ct: Value, value: Value, source: Value, *, result: Value) -> Sequence[Value | None]:
-        return (None, ct)
+        return (None, build.zeros_like(ct) if self.zero else ct)
 
     def reference(self, value: Array, source: Array) -> Array:
         return value

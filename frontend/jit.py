@@ -1,0 +1,354 @@
+"""`compile`: a whole call becomes one executable.
+
+The function runs once on fresh leaf values. Storage cells that existed before and were read become inputs; those that
+were written, the gradients that were set and the returned tensors become outputs. Guards are the tensors' types and
+views, the other arguments' values, grad mode, and the modules' train flags.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flambeau import dtypes, evaluation
+from flambeau.compiler.ir.core import Graph, Value, rebuild, topological
+from flambeau.evaluation import TraceError, content, not_recording, state
+from flambeau.reverse import Meta, is_leaf
+from flambeau.storage import Cell
+from flambeau.tensor import Tensor, new_tensor, read
+
+
+class Trace:
+    """What one run of a function read, wrote and made."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[Cell, tuple[Value, Value]] = {}  # cell -> (value before, placeholder)
+        self.created: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.gradients: dict[int, tuple[Tensor, Tensor | None]] = {}  # id -> (tensor, its .grad before)
+        self.providers: list[tuple[Value, Callable[[], Any], Any]] = []
+
+    def makes(self, cell: Cell) -> None:
+        self.created.add(cell)
+
+    def reads(self, cell: Cell) -> None:
+        if cell in self.inputs or cell.parent is not None or cell in self.created:
+            return
+        before = cell.value
+        placeholder = Value(before.type)
+        if before.requires_grad and is_leaf(before):
+            placeholder.requires_grad, placeholder.hooks = True, before.hooks
+        self.inputs[cell] = before, placeholder
+        cell.value = placeholder
+
+    def writes(self, cell: Cell) -> None:
+        self.reads(cell)
+
+    def sets_grad(self, tensor: Tensor) -> None:
+        self.gradients.setdefault(id(tensor), (tensor, tensor._grad))
+
+    def provide(self, source: Callable[[], Any], element: Any, type: Any) -> Value:
+        value = Value(type)
+        self.providers.append((value, source, element))
+        return value
+
+
+class _Entry:
+    """One compiled run: where its inputs come from and where its outputs go."""
+
+    def __init__(self) -> None:
+        self.executable: Callable[[list[Any]], list[Any]] | None = None
+        self.cells: list[Cell | int] = []  # a captured cell, or the number of a tensor argument
+        self.providers: list[tuple[Callable[[], Any], Any]] = []
+        self.constants: list[Any] = []
+        self.written: list[tuple[Cell | int, Meta | None]] = []
+        self.gradients: list[tuple[Tensor, bool, Tensor | None, bool]] = []
+        self.kinds: list[Any] = []  # types of captured cells, which a call checks
+        self.types: list[Any] = []  # types of the outputs
+        self.result: Any = None
+
+    def fits(self) -> bool:
+        """Are the captured cells and gradients as they were when this was compiled?"""
+        for tensor, was_none, _, _ in self.gradients:
+            if (tensor._grad is None) != was_none:
+                return False
+        return all(c.value.type is kind and c.value.requires_grad == flows for c, kind, flows in self.kinds)
+
+    def run(self, arguments: Sequence[Tensor]) -> Any:
+        """Call the executable and put everything in its place."""
+        cells = [arguments[c]._cell if isinstance(c, int) else c for c in self.cells]
+        arrays = [content(cell.read()) for cell in cells]
+        for source, element in self.providers:
+            arrays.append(evaluation.array_of(source(), element))
+        arrays += self.constants
+        assert self.executable is not None
+        outputs = []
+        for kind, array in zip(self.types, self.executable(arrays)):
+            value = Value(kind)
+            value.data = array
+            outputs.append(value)
+        for (place, meta), value in zip(self.written, outputs):
+            cell = arguments[place]._cell if isinstance(place, int) else place
+            if meta is not None:
+                value.requires_grad, value.hooks = True, meta
+            cell.value = value
+            cell.version += 1
+        at = len(self.written)
+        for tensor, _, made, computed in self.gradients:
+            if computed:
+                assert made is not None
+                made._cell.value = outputs[at]
+                made._cell.version += 1
+                at += 1
+            tensor._grad = made
+        return _unflatten(self.result, lambda leaf: _returned(leaf, outputs[at:], arguments))
+
+
+def _returned(leaf: tuple[str, Any], outputs: list[Value], arguments: Sequence[Tensor]) -> Any:
+    kind, what = leaf
+    if kind == "output":
+        return new_tensor(Cell(outputs[what]))
+    return arguments[what] if kind == "argument" else what
+
+
+# -- arguments and results as trees ------------------------------------------------------------------------------------
+
+
+def _flatten(x: Any, tensors: list[Tensor]) -> Any:
+    """A hashable description in which tensors are numbered."""
+    if isinstance(x, Tensor):
+        tensors.append(x)
+        value = x._cell.read()
+        return "tensor", value.type, x._chain, read(x).requires_grad, _first(tensors, x)
+    if isinstance(x, (list, tuple)):
+        return type(x).__name__, tuple([_flatten(y, tensors) for y in x])
+    if isinstance(x, dict):
+        return "dict", tuple([(k, _flatten(v, tensors)) for k, v in x.items()])
+    try:
+        hash(x)
+    except TypeError:
+        return "object", id(x)
+    return type(x), x
+
+
+def _first(tensors: list[Tensor], x: Tensor) -> int:
+    return next(i for i, t in enumerate(tensors) if t._cell is x._cell)
+
+
+def _tree(x: Any, leaf: Callable[[Tensor], Any]) -> Any:
+    if isinstance(x, Tensor):
+        return "leaf", leaf(x)
+    if isinstance(x, dict):
+        return "dict", type(x), [(k, _tree(v, leaf)) for k, v in x.items()]
+    if isinstance(x, (list, tuple)):
+        return "sequence", type(x), [_tree(y, leaf) for y in x]
+    return "leaf", ("constant", x)
+
+
+def _unflatten(tree: Any, leaf: Callable[[Any], Any]) -> Any:
+    if tree[0] == "leaf":
+        return leaf(tree[1])
+    if tree[0] == "dict":
+        return tree[1]((k, _unflatten(v, leaf)) for k, v in tree[2])
+    parts = [_unflatten(y, leaf) for y in tree[2]]
+    return tree[1](*parts) if hasattr(tree[1], "_fields") else tree[1](parts)
+
+
+# -- compiling ---------------------------------------------------------------------------------------------------------
+
+_EXECUTABLES: dict[Graph, Any] = {}
+
+
+class Compiled:
+    """A function that `compile` made; calls like the function itself."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function, updated=())
+        self.function = function
+        self._entries: dict[Any, list[_Entry]] = {}
+        self._direct: set[Any] = set()
+        self._modules: list[Any] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if state.trace is not None:  # inside another trace: part of it
+            return self.function(*args, **kwargs)
+        tensors: list[Tensor] = []
+        described = [_flatten(a, tensors) for a in args]
+        if kwargs:
+            described.append(_flatten(kwargs, tensors))
+        if self._modules is None:
+            self._modules = _modules_of(self.function, (args, kwargs))
+        key = (tuple(described), state.grad, dtypes.get_default_dtype(), *[m.training for m in self._modules])
+        for entry in self._entries.get(key, ()):
+            if entry.fits():
+                return entry.run(tensors)
+        if key in self._direct:
+            return self.function(*args, **kwargs)
+        return self._trace(key, tensors, args, kwargs)
+
+    def _trace(self, key: Any, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
+        evaluation.sync()
+        trace = state.trace = Trace()
+        entry, survivors, observed = None, None, False
+        try:
+            returned = self.function(*args, **kwargs)
+            if not any(t.requires_grad and t._cell in trace.created for t in _leaves(returned)):
+                entry, survivors = _finish(trace, tensors, returned)
+            del returned
+        except TraceError:
+            observed = True
+        finally:
+            state.trace = None
+            state.pending.clear()  # everything was computed before; what the trace made exists only in the executable
+            state.recorded = 0
+            _undo(trace)
+        if observed:
+            text = f"{self.function!r} observes a value while it runs: it is not compiled as a whole"
+            warnings.warn(text, stacklevel=3)
+        if entry is None:  # somebody may also call backward on the result: its history must be real
+            self._direct.add(key)
+            return self.function(*args, **kwargs)
+        if survivors is None:
+            self._entries.setdefault(key, []).append(entry)
+        return entry.run(tensors)
+
+
+def _leaves(x: Any) -> list[Any]:
+    """The tensors in it."""
+    found: list[Any] = []
+    _tree(x, found.append)
+    return found
+
+
+def _undo(trace: Trace) -> None:
+    """Cells and gradients as they were before the run."""
+    for cell, (before, _) in trace.inputs.items():
+        cell.value = before
+    for tensor, grad in trace.gradients.values():
+        tensor._grad = grad
+
+
+def _finish(trace: Trace, tensors: list[Tensor], returned: Any) -> tuple[_Entry, Any]:
+    """The entry for this run. The second result is not None if the run made state that outlives it."""
+    entry = _Entry()
+    numbers = {t._cell: i for i, t in reversed(list(enumerate(tensors)))}
+    place = {cell: numbers.get(cell, cell) for cell in trace.inputs}
+    entry.cells = list(place.values())
+    entry.kinds = [(c, before.type, before.requires_grad) for c, (before, _) in trace.inputs.items() if c not in numbers]
+    entry.providers = [(source, element) for _, source, element in trace.providers]
+    results: list[Value] = []
+    for cell, (_, placeholder) in trace.inputs.items():
+        if cell.value is not placeholder:
+            meta = placeholder.hooks if placeholder.requires_grad else None
+            entry.written.append((place[cell], meta))
+            results.append(cell.value)
+    known = set()
+    for tensor, before in trace.gradients.values():
+        made = tensor._grad
+        computed = made is not None and made._cell in trace.created
+        entry.gradients.append((tensor, before is None, made, computed))
+        if computed:
+            assert made is not None
+            known.add(made._cell)
+            results.append(read(made))
+    outputs: list[Value] = []
+
+    def leaf(tensor: Tensor) -> tuple[str, Any]:
+        for i, t in enumerate(tensors):
+            if tensor is t:
+                return "argument", i
+        if tensor._cell not in trace.created:
+            return "constant", tensor
+        known.add(tensor._cell)
+        outputs.append(read(tensor))
+        return "output", len(outputs) - 1
+
+    entry.result = _tree(returned, leaf)
+    results += outputs
+    gc.collect(0)
+    survivors = [c for c in trace.created if c not in known and c.parent is None and c.value.data is None]
+    parameters = [p for _, p in trace.inputs.values()] + [v for v, _, _ in trace.providers]
+    _compile_into(entry, parameters, results)
+    if survivors:
+        _fill_survivors(trace, survivors, parameters, tensors, entry)
+        return entry, survivors
+    return entry, None
+
+
+def _compile_into(entry: _Entry, parameters: list[Value], results: list[Value]) -> None:
+    inside = set(parameters)
+    constants: dict[Value, None] = {}
+    for operation in topological(results, inside):
+        for value in operation.operands:
+            if value.owner is None and value not in inside:
+                constants[value] = None
+    for value in results:
+        if value.owner is None and value not in inside:
+            constants[value] = None
+    if any(v.data is None for v in constants):
+        raise RuntimeError("compile: a value from another compiled call was used before that call ended")
+    entry.constants = [v.data for v in constants]
+    entry.types = [v.type for v in results]
+    if not results:
+        entry.executable = lambda arrays: []
+        return
+    with not_recording():
+        graph = Graph([*parameters, *constants], results)
+        graph = rebuild(graph, evaluation.without_python, [Value(v.type) for v in graph.parameters])
+        entry.executable = _EXECUTABLES.get(graph)
+        if entry.executable is None:
+            evaluation.statistics.compilations += 1
+            entry.executable = _EXECUTABLES[graph] = evaluation.compiled(graph)
+
+
+def _fill_survivors(trace: Trace, cells: list[Cell], parameters: list[Value], tensors: list[Tensor], entry: _Entry) -> None:
+    """State that this run made (an optimizer's first step): computed now; the next call finds it and is traced again."""
+    extra = _Entry()
+    extra.cells, extra.providers = entry.cells, entry.providers
+    values = [c.value for c in cells]
+    _compile_into(extra, parameters, values)
+    after = {cell: cell.value for cell in trace.inputs}
+    state.trace = None
+    for cell, (before, _) in trace.inputs.items():
+        cell.value = before
+    arrays = [content((tensors[c]._cell if isinstance(c, int) else c).read()) for c in extra.cells]
+    arrays += [evaluation.array_of(source(), element) for source, element in extra.providers] + extra.constants
+    assert extra.executable is not None
+    for cell, old, array in zip(cells, values, extra.executable(arrays)):
+        cell.value = Value(old.type)
+        cell.value.data = array
+    for cell, value in after.items():
+        cell.value = value
+    state.trace = trace
+
+
+def _modules_of(function: Any, arguments: Any) -> list[Any]:
+    """Modules that the function can reach: itself, its object, its closure, the globals that it names, its arguments."""
+    code = getattr(function, "__code__", None) or getattr(getattr(function, "__func__", None), "__code__", None)
+    names = getattr(function, "__globals__", {})
+    reach = [function, getattr(function, "__self__", None), *arguments[0], *arguments[1].values()]
+    reach += [names[n] for n in (code.co_names if code is not None else ()) if n in names]
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            reach.append(cell.cell_contents)
+        except ValueError:  # a name of the closure that is not bound yet
+            continue
+    found: dict[int, Any] = {}
+    for x in reach:
+        if isinstance(getattr(x, "training", None), bool) and callable(getattr(x, "modules", None)):
+            found.update((id(m), m) for m in x.modules())
+    return list(found.values())
+
+
+def compile(model: Any = None, **options: Any) -> Any:
+    """`model` (a function or a module) as one executable a signature. Usable as a decorator.
+
+    A result that requires grad keeps its history: such a call is evaluated late, as any other code. A function that
+    observes a value while it runs is not compiled as a whole, with a warning.
+    """
+    if model is None:
+        return lambda f: compile(f, **options)
+    return Compiled(model)

@@ -1,0 +1,144 @@
+"""`compile`: one executable for a whole call, with state, gradients and random numbers."""
+
+import numpy as np
+import pytest
+
+import flambeau as fb
+
+
+def _executables() -> int:
+    return fb.stats().compilations
+
+
+def test_pure_function() -> None:
+    f = fb.compile(lambda x, y: (x + y) * 2)
+    for k in range(3):
+        x = fb.arange(4.0) + k
+        assert f(x, x).tolist() == [4 * (i + k) for i in range(4)]
+
+
+def test_same_signature_compiles_once() -> None:
+    f = fb.compile(lambda x: x.exp().sum())
+    f(fb.ones(3))
+    before = _executables()
+    assert f(fb.tensor([0.0, 0.0, 0.0])).item() == 3
+    assert _executables() == before
+    f(fb.ones(4))
+    assert _executables() > before
+
+
+def test_writes_to_captured_and_argument_tensors() -> None:
+    total = fb.zeros(3)
+
+    def f(x: fb.Tensor) -> None:
+        total.add_(x)
+        x.mul_(2)
+
+    g = fb.compile(f)
+    x = fb.ones(3)
+    for _ in range(3):
+        g(x)
+    assert total.tolist() == [7.0] * 3
+    assert x.tolist() == [8.0] * 3
+
+
+def test_training_step_is_the_same_as_without() -> None:
+    rng = np.random.default_rng(0)
+    data = fb.tensor(rng.standard_normal((8, 3)).astype(np.float32))
+    target = fb.tensor(rng.standard_normal((8, 2)).astype(np.float32))
+
+    def make():  # type: ignore[no-untyped-def]
+        w = fb.ones(3, 2).div_(3).requires_grad_()
+        b = fb.zeros(2, requires_grad=True)
+
+        def step(x, y):  # type: ignore[no-untyped-def]
+            w.grad = b.grad = None
+            loss = ((x @ w + b).tanh() - y).square().mean()
+            loss.backward()
+            with fb.no_grad():
+                for p in (w, b):
+                    p.sub_(p.grad * 0.1)
+            return loss.detach()
+
+        return w, b, step
+
+    w1, b1, eager = make()
+    w2, b2, step = make()
+    step = fb.compile(step)
+    for k in range(6):
+        assert abs(eager(data, target).item() - step(data, target).item()) < 1e-6
+        if k == 2:
+            before = _executables()
+    assert before == _executables()
+    assert fb.allclose(w1, w2) and fb.allclose(b1, b2)
+    assert fb.allclose(w1.grad, w2.grad)
+    assert w2.is_leaf and w2.requires_grad
+
+
+def test_random_numbers_stay_random_and_reproduce() -> None:
+    f = fb.compile(lambda: fb.rand(4))
+    fb.manual_seed(3)
+    a, b = f().tolist(), f().tolist()
+    fb.manual_seed(3)
+    assert a != b
+    assert [f().tolist(), fb.rand(4).tolist()] == [a, b]
+
+
+def test_state_made_by_the_first_call() -> None:
+    state: dict[str, fb.Tensor] = {}
+
+    def f(x: fb.Tensor) -> fb.Tensor:
+        if "momentum" not in state:
+            state["momentum"] = x * 1.0
+        else:
+            state["momentum"].mul_(0.5).add_(x)
+        return state["momentum"] + 0.0
+
+    g = fb.compile(f)
+    x = fb.ones(2)
+    assert [g(x).tolist()[0] for _ in range(4)] == [1.0, 1.5, 1.75, 1.875]
+
+
+def test_provided_scalar_does_not_compile_again() -> None:
+    from flambeau.creation import provided_scalar
+
+    rate = [0.5]
+    f = fb.compile(lambda x: x * provided_scalar(lambda: rate[0]))
+    assert f(fb.ones(1)).item() == 0.5
+    before = _executables()
+    rate[0] = 0.25
+    assert f(fb.ones(1)).item() == 0.25
+    fb.sync()
+    assert _executables() - before <= 1  # the new argument itself at most
+
+
+def test_python_arguments_are_guards() -> None:
+    f = fb.compile(lambda x, k: x * k)
+    assert [f(fb.ones(1), k).item() for k in (2, 3, 2.5)] == [2, 3, 2.5]
+
+
+def test_result_with_history_can_be_differentiated() -> None:
+    w = fb.ones(2, requires_grad=True)
+    f = fb.compile(lambda x: (w * x).sum())
+    for k in (1.0, 2.0):
+        f(fb.ones(2) * k).backward()
+    assert w.grad is not None and w.grad.tolist() == [3.0, 3.0]
+
+
+def test_function_that_observes_a_value_warns_and_works() -> None:
+    f = fb.compile(lambda x: x + 1 if x.sum().item() > 0 else x - 1)
+    with pytest.warns(UserWarning, match="observes"):
+        assert f(fb.ones(1)).item() == 2
+    assert f(-fb.ones(1)).item() == -2
+
+
+def test_error_leaves_everything_as_it_was() -> None:
+    t = fb.ones(2)
+
+    def f() -> None:
+        t.add_(1)
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        fb.compile(f)()
+    assert t.tolist() == [1.0, 1.0]
