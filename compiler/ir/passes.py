@@ -72,7 +72,8 @@ _READERS: dict[str, Callable[[str], Any]] = {
 
 
 def _options(cls: type[Pass], text: str) -> dict[str, Any]:
-    kinds = {f.name: str(f.type) for f in dataclasses.fields(cls)}
+    # A field's type is a class, or its name where annotations are not evaluated.
+    kinds = {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in dataclasses.fields(cls)}
     options: dict[str, Any] = {}
     for item in text.split():
         key, equals, value = item.partition("=")
