@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 import flambeau.compiler
 from flambeau.compiler import options
+from flambeau.compiler.dump import details, dump, summary
 from flambeau.compiler.ir.core import Graph
 from flambeau.compiler.ir.dims import Index, parse
 from flambeau.compiler.ir.types import element_type, from_numpy
@@ -42,7 +44,9 @@ class CompiledCode:
             "constants": [[from_numpy(a.dtype).name, list(a.shape)] for a in self.constants],
             "object": len(self.object_code),
         }
-        return b"".join([json.dumps(head).encode() + b"\n", *[a.tobytes() for a in self.constants], self.object_code])
+        return b"".join(
+            [json.dumps(head).encode() + b"\n", *[a.tobytes() for a in self.constants], self.object_code]
+        )
 
     @staticmethod
     def from_bytes(data: bytes) -> CompiledCode:
@@ -86,14 +90,18 @@ def disk_cache() -> DiskCache | None:
 
 
 def _key(graph: Graph, target: TargetDescription, opt_level: int) -> str:
-    machine = f"{target.triple}:{target.cpu}:{target.features}:{target.l1_bytes}:{target.l2_bytes}:{target.cores}"
+    machine = (
+        f"{target.triple}:{target.cpu}:{target.features}:{target.l1_bytes}:{target.l2_bytes}:{target.cores}"
+    )
     return f"{_compiler_version()}:{machine}:O{opt_level}:{fingerprint(graph)}"
 
 
 def compiled(graph: Graph) -> tuple[CompiledCode, Compilation | None]:
     """Code for `graph` on this machine: from the cache (then without its compilation), or compiled now and kept."""
     target, opt_level = host_target(), options.current().opt_level
-    store = disk_cache()
+    knobs = options.current()
+    # A dump shows every stage, so it needs a compilation.
+    store = None if knobs.dump else disk_cache()
     key = _key(graph, target, opt_level) if store is not None else ""
     if store is not None:
         data = store.get(key)
@@ -104,6 +112,11 @@ def compiled(graph: Graph) -> tuple[CompiledCode, Compilation | None]:
                 store.remove(key)
     compilation = compile_stages(graph, target, opt_level=opt_level)
     code = CompiledCode.of(compilation)
+    if knobs.dump:
+        dump(compilation, knobs.dump)
+    if knobs.debug >= 1:
+        lines = [summary(compilation), *(details(compilation) if knobs.debug >= 2 else [])]
+        print("\n".join(f"flambeau: {line}" for line in lines), file=sys.stderr)
     if store is not None:
         store.put(key, code.to_bytes())
     return code, compilation

@@ -85,3 +85,17 @@ def test_one_executable_serves_all_sizes(folder: Path) -> None:
         dims = executable.dims_of([x.shape])
         (result,) = executable([from_numpy(x)], dims)
         np.testing.assert_allclose(as_numpy(result, np.float32, (n, 3)), np.exp(x + 1.5), rtol=1e-6)
+
+
+def test_dump_and_debug(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with options.override(dump=str(tmp_path), debug=2):
+        compiled(graph())
+    (folder,) = tmp_path.iterdir()
+    names = sorted(p.name for p in folder.iterdir())
+    assert names[:3] == ["00-trace.mlir", "01-autodiff.mlir", "02-simplify.mlir"]
+    assert names[-1] == "07-object.s" and len(names) == 8
+    assert "graph.exponential" in (folder / "00-trace.mlir").read_text()
+    assert "define" in (folder / "06-llvm.ll").read_text()
+    printed = capsys.readouterr().err
+    assert "2 operations" in printed or "3 operations" in printed
+    assert "kernel0 element:" in printed
