@@ -1,13 +1,11 @@
 """CUDA kernels: the LLVM IR that we emit against golden files, and what the PTX must contain.
 
-Run with FLAMBEAU_UPDATE_GOLDENS=1 to write the golden files anew, and read the difference.
+Run with --update-golden to write the golden files anew, and read the difference.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +17,6 @@ from flambeau.compiler.lowering.elements import ElementBuilder
 from flambeau.compiler.schedule import cuda
 from flambeau.compiler.targets import nvptx
 
-GOLDEN = Path(__file__).parent / "golden"
 N, M = dim("N"), dim("M")
 
 
@@ -58,13 +55,10 @@ def row_sum() -> LoopBuilder:
 
 
 @pytest.mark.parametrize("kernel", [saxpy, gelu, row_sum], ids=lambda k: k.__name__)
-def test_kernels_against_golden_files(kernel):
+def test_kernels_against_golden_files(kernel, golden):
     target = nvptx.gpu_target("sm_80")
     text = nvptx.emit_ir(kernel().functions, target).split("\n", 2)[2]  # the layout belongs to LLVM
-    path = GOLDEN / f"{kernel.__name__}.ll"
-    if os.environ.get("FLAMBEAU_UPDATE_GOLDENS"):
-        path.write_text(text)
-    assert text == path.read_text()
+    golden(f"{kernel.__name__}.ll", text)
 
 
 def test_pointwise_ptx():
