@@ -1,7 +1,7 @@
 """A pass of one's own: repeated doubling, x + x, becomes one multiplication by a power of two.
 
-A pass is a frozen dataclass with a name and a `run` from graph to graph; its fields are its options. `rebuild` walks the
-graph and asks, for each operation, whether something else shall stand in its place.
+A pass is a frozen dataclass with a name and a `run` from graph to graph; its fields are its options. `rebuild` walks
+the graph and asks, for each operation, whether something else shall stand in its place.
 """
 
 from collections.abc import Sequence
