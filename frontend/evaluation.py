@@ -7,6 +7,7 @@ the graph's structure, so a loop's second iteration compiles nothing.
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -111,11 +112,21 @@ def leaf(array: Array, element: ElementType) -> Value:
 
 def number(x: Any, element: ElementType) -> Value:
     """A Python number as a 0-d value: an input of the program, but for 0 and 1, which rules like to know."""
-    if x == 0 or x == 1:
-        return create(Constant(Literal(x, element))).result
+    if x == 1 or (x == 0 and (type(x) is not float or math.copysign(1.0, x) > 0)):
+        return create(_literal(x, element)).result
     if state.trace is not None:  # a trace's numbers belong to its structure: its guards hold them
         return create(Constant(Literal(_cast(x, element), element))).result
     return leaf(_cast(x, element), element)
+
+
+_LITERALS: dict[Any, Constant] = {}
+
+
+def _literal(x: Any, element: ElementType) -> Constant:
+    found = _LITERALS.get((x, element))
+    if found is None:
+        found = _LITERALS[x, element] = Constant(Literal(x, element))
+    return found
 
 
 def scalar_provider(source: Callable[[], Any], element: ElementType) -> Value:
@@ -131,8 +142,11 @@ def array_of(x: Any, element: ElementType) -> Array:
 
 
 def _cast(x: Any, element: ElementType) -> Array:
+    kind = element.numpy
+    if type(x) is float and -1e38 < x < 1e38 and element.bits >= 32 and element.is_float:
+        return np.array(x, kind)
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(x).astype(element.numpy)
+        return np.asarray(x).astype(kind)
 
 
 def stop_gradient(value: Value) -> Value:

@@ -80,16 +80,18 @@ def compile_graph(graph: Graph) -> Executable:
 class ArrayExecutable:
     """An executable that takes and gives NumPy arrays (C-contiguous, of the parameters' dtypes). Static shapes only."""
 
-    __slots__ = ("executable", "_results", "_run")
+    __slots__ = ("executable", "_constants", "_results", "_run")
 
     def __init__(self, graph: Graph) -> None:
         self.executable = compile_graph(graph)
         types = [tensor_of(r) for r in graph.results]
         self._results = [(t.element.numpy, t.shape) for t in types]
-        self._run = self.executable
+        self._run = self.executable.executor.run
+        self._constants = self.executable._constants
 
     def __call__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
-        buffers = self._run([from_numpy(a) for a in arrays])
+        pointers = [a.__array_interface__["data"][0] for a in arrays]
+        buffers = self._run(pointers + self._constants)
         return [as_numpy(b, dtype, shape) for b, (dtype, shape) in zip(buffers, self._results, strict=True)]
 
 

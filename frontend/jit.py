@@ -237,7 +237,9 @@ def _finish(trace: Trace, tensors: list[Tensor], returned: Any) -> tuple[_Entry,
     numbers = {t._cell: i for i, t in reversed(list(enumerate(tensors)))}
     place = {cell: numbers.get(cell, cell) for cell in trace.inputs}
     entry.cells = list(place.values())
-    entry.kinds = [(c, before.type, before.requires_grad) for c, (before, _) in trace.inputs.items() if c not in numbers]
+    entry.kinds = [
+        (c, before.type, before.requires_grad) for c, (before, _) in trace.inputs.items() if c not in numbers
+    ]
     entry.providers = [(source, element) for _, source, element in trace.providers]
     results: list[Value] = []
     for cell, (_, placeholder) in trace.inputs.items():
@@ -304,7 +306,9 @@ def _compile_into(entry: _Entry, parameters: list[Value], results: list[Value]) 
             entry.executable = _EXECUTABLES[graph] = evaluation.compiled(graph)
 
 
-def _fill_survivors(trace: Trace, cells: list[Cell], parameters: list[Value], tensors: list[Tensor], entry: _Entry) -> None:
+def _fill_survivors(
+    trace: Trace, cells: list[Cell], parameters: list[Value], tensors: list[Tensor], entry: _Entry
+) -> None:
     """State that this run made (an optimizer's first step): computed now; the next call finds it and is traced again."""
     extra = _Entry()
     extra.cells, extra.providers = entry.cells, entry.providers
@@ -315,7 +319,9 @@ def _fill_survivors(trace: Trace, cells: list[Cell], parameters: list[Value], te
     for cell, (before, _) in trace.inputs.items():
         cell.value = before
     arrays = [content((tensors[c]._cell if isinstance(c, int) else c).read()) for c in extra.cells]
-    arrays += [evaluation.array_of(source(), element) for source, element in extra.providers] + extra.constants
+    arrays += [
+        evaluation.array_of(source(), element) for source, element in extra.providers
+    ] + extra.constants
     assert extra.executable is not None
     for cell, old, array in zip(cells, values, extra.executable(arrays)):
         cell.value = Value(old.type)
@@ -327,7 +333,9 @@ def _fill_survivors(trace: Trace, cells: list[Cell], parameters: list[Value], te
 
 def _modules_of(function: Any, arguments: Any) -> list[Any]:
     """Modules that the function can reach: itself, its object, its closure, the globals that it names, its arguments."""
-    code = getattr(function, "__code__", None) or getattr(getattr(function, "__func__", None), "__code__", None)
+    code = getattr(function, "__code__", None) or getattr(
+        getattr(function, "__func__", None), "__code__", None
+    )
     names = getattr(function, "__globals__", {})
     reach = [function, getattr(function, "__self__", None), *arguments[0], *arguments[1].values()]
     reach += [names[n] for n in (code.co_names if code is not None else ()) if n in names]

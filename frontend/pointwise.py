@@ -667,7 +667,11 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
 def fill_(self: Tensor, value: Any) -> Tensor:
     """Write one number everywhere."""
     like = read(self)
-    return write(self, value_of(value, like))
+    if isinstance(value, Tensor) and value.ndim > 0:
+        raise RuntimeError(
+            f"fill_ only supports 0-dimension value tensor but got tensor with {value.ndim} dimensions."
+        )
+    return write(self, value_of(value, like), 0 not in build.shape_of(like))
 
 
 @method("zero_")

@@ -104,13 +104,18 @@ def apply_chain(chain: Chain, value: Value) -> Value:
         state.grad = before
 
 
-def write_through(chain: Chain, base: Value, new: Value) -> Value:
-    """`base` with the part that `chain` shows replaced by `new`."""
+def write_through(chain: Chain, base: Value, new: Value, uniform: bool = False) -> Value:
+    """`base` with the part that `chain` shows replaced by `new`; `uniform` says that its elements are all equal."""
     stages = [base]
     for definition in chain[:-1]:
         stages.append(record(definition, stages[-1]))
     for definition, under in zip(reversed(chain), reversed(stages)):
-        new = _inverse(definition, under, new)
+        if uniform and isinstance(definition, BroadcastInDim):
+            zero = [0] * len(definition.shape)
+            first = build.reshape(build.slice(new, zero, [1] * len(zero)), ())
+            new = build.broadcast_to(first, build.shape_of(under))
+        else:
+            new = _inverse(definition, under, new)
     return new
 
 

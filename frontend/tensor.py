@@ -457,8 +457,11 @@ def read(tensor: Tensor) -> Value:
     return tensor._cached
 
 
-def write(tensor: Tensor, new: Value) -> Tensor:
-    """Put `new`, of the tensor's own type, into its memory. RuntimeError where autograd forbids it."""
+def write(tensor: Tensor, new: Value, uniform: bool = False) -> Tensor:
+    """Put `new`, of the tensor's own type, into its memory. RuntimeError where autograd forbids it.
+
+    `uniform` says that all its elements are equal, so that an expanded tensor may be written too.
+    """
     cell = tensor._cell
     base = cell.read()
     recorded = state.grad
@@ -466,7 +469,7 @@ def write(tensor: Tensor, new: Value) -> Tensor:
         kind = "a view of a leaf Variable" if tensor._chain is not None else "a leaf Variable"
         raise RuntimeError(f"{kind} that requires grad is being used in an in-place operation.")
     if tensor._chain is not None:
-        new = write_through(tensor._chain, base, new)
+        new = write_through(tensor._chain, base, new, uniform)
     cell.write(new, recorded)
     tensor._base = None
     if options._current.eager and state.trace is None:
