@@ -28,12 +28,14 @@ class ExportError(FlambeauError, RuntimeError):
 
 @dataclass
 class Captured:
-    """A captured cell: the parameter that stands for it, its content, and its value after the call (None: unchanged)."""
+    """A captured content: the parameter that stands for it, whose cell it is (None: a constant or a number, which `label`
+    may name), and the cell's value after the call (None: unchanged)."""
 
-    cell: weakref.ref[Cell]
+    cell: Cell | None
     parameter: Value
     content: Array
-    after: Value | None
+    after: Value | None = None
+    label: str | None = None
 
 
 @dataclass
@@ -52,51 +54,52 @@ class Capture:
 
 
 class _Trace:
-    """What `state.trace` is meanwhile: replaces the content of every cell that is touched by a parameter."""
+    """What `state.trace` is meanwhile: puts a parameter in place of the content of every older cell that is touched."""
 
     def __init__(self) -> None:
-        self.cells: dict[int, tuple[weakref.ref[Cell], Value, Value, int]] = {}
-        self.aliases: dict[int, tuple[weakref.ref[Cell], Value, Value | None]] = {}
-        self.gradients: list[tuple[Tensor, Any]] = []
-        self.arguments: list[tuple[Cell, Value]] = []
+        self.cells: dict[Cell, tuple[Value, Value, int]] = {}  # content before, parameter, version before
+        self.aliases: dict[Cell, tuple[Value, Value | None]] = {}
+        self.arguments: dict[Cell, Value] = {}
+        self.created: weakref.WeakSet[Cell] = weakref.WeakSet()
+        self.gradients: dict[int, tuple[Tensor, Any]] = {}
+        self.numbers: list[Captured] = []
+
+    def makes(self, cell: Cell) -> None:
+        self.created.add(cell)
 
     def reads(self, cell: Cell) -> None:
-        key = id(cell)
-        if cell.parent is not None:
-            if key not in self.aliases or self.aliases[key][0]() is not cell:
-                self.aliases[key] = (weakref.ref(cell), cell.value, cell.seen)
+        if cell in self.cells or cell in self.arguments or cell in self.created:
             return
-        known = self.cells.get(key)
-        if known is not None and known[0]() is cell:
+        if cell.parent is not None:
+            self.aliases.setdefault(cell, (cell.value, cell.seen))
             return
         old = cell.value
-        if old.data is None:  # made in here: everything older was computed before the trace began
-            return
         parameter = Value(old.type)
         parameter.requires_grad, parameter.hooks = old.requires_grad, old.hooks
-        if known is not None:  # another cell at the address of one that is gone
-            self.cells[-len(self.cells) - 1] = known
-        self.cells[key] = (weakref.ref(cell), old, parameter, cell.version)
+        self.cells[cell] = (old, parameter, cell.version)
         cell.value = parameter
 
     writes = reads
 
     def sets_grad(self, tensor: Tensor) -> None:
-        if all(known is not tensor for known, _ in self.gradients):
-            self.gradients.append((tensor, tensor._grad))
+        self.gradients.setdefault(id(tensor), (tensor, tensor._grad))
+
+    def provide(self, source: Callable[[], Any], element: Any, type: Any) -> Value:
+        """A Python number that the program reads anew at each call (a learning rate): state that runs leave as it is."""
+        value = Value(type)
+        label = getattr(source, "__name__", "")
+        content = evaluation.array_of(source(), element)
+        self.numbers.append(Captured(None, value, content, value, label if label.isidentifier() else "number"))
+        return value
 
     def restore(self) -> None:
         """Everything outside is as it was."""
-        for tensor_, gradient in self.gradients:
+        for tensor_, gradient in self.gradients.values():
             tensor_._grad = gradient
-        for reference, value, seen in self.aliases.values():
-            alias = reference()
-            if alias is not None:
-                alias.value, alias.seen = value, seen
-        for reference, value, _, version in self.cells.values():
-            cell = reference()
-            if cell is not None:
-                cell.value, cell.version = value, version
+        for alias, (value, seen) in self.aliases.items():
+            alias.value, alias.seen = value, seen
+        for cell, (value, _, version) in self.cells.items():
+            cell.value, cell.version = value, version
 
 
 def capture(
@@ -116,23 +119,19 @@ def capture(
     trace = _Trace()
     inputs: list[Value] = []
     given = [_symbolic(a, dynamic.get(i, {}), inputs, trace) for i, a in enumerate(arguments)]
-    survivors: list[Cell] = []
     state.trace = trace
     try:
         found = function(*given)
         results: list[Value] = []
         outputs = _numbered(found, results)
         # Before anything is put back: a state's successor is what its cell holds now.
-        finals = {key: _now(entry) for key, entry in trace.cells.items()}
-        gradients = {id(t._grad._cell) for t, _ in trace.gradients if t._grad is not None}
-        returned = set(map(id, _cells(found)))
-        survivors = _alive(state.pending)
-        if survivors:  # perhaps only in a cycle that nobody refers to
-            survivors.clear()
-            gc.collect()
-            survivors = _alive(state.pending)
-        if any(cell.value is not value for cell, value in trace.arguments):
+        captured = [
+            Captured(cell, parameter, _array(old), cell.value if cell.value is not parameter else None)
+            for cell, (old, parameter, _) in trace.cells.items()
+        ]
+        if any(cell.value is not value for cell, value in trace.arguments.items()):
             raise ExportError(f"{name}: the function changes an argument in place; return the new tensor instead")
+        _refuse_new_state(trace, found, name)
     except evaluation.TraceError:
         raise ExportError(
             f"{name}: the function looks at a tensor's content (item(), print, if, float, numpy) while it is exported; "
@@ -143,28 +142,7 @@ def capture(
         trace.restore()
         state.pending.clear()
         state.recorded = 0
-    given.clear()
-    captured = []
-    for key, (reference, old, parameter, _) in trace.cells.items():
-        after = finals[key]
-        alive = reference() is not None
-        changed = alive and after is not None and after is not parameter
-        captured.append(Captured(reference, parameter, _array(old), after if changed else None))
-    _refuse_new_state(survivors, trace, returned | gradients, {id(c) for c in _held(trace)}, name)
-    return _assemble(inputs, captured, results, outputs, name)
-
-
-def _alive(references: Sequence[weakref.ref[Cell]]) -> list[Cell]:
-    return [c for c in (r() for r in references) if c is not None]
-
-
-def _held(trace: _Trace) -> list[Cell]:
-    return [c for c in (reference() for reference, *_ in trace.cells.values()) if c is not None]
-
-
-def _now(entry: tuple[weakref.ref[Cell], Value, Value, int]) -> Value | None:
-    cell = entry[0]()
-    return None if cell is None else cell.value
+    return _assemble(inputs, [*captured, *trace.numbers], results, outputs, name)
 
 
 def _symbolic(argument: Any, axes: Mapping[int, str], inputs: list[Value], trace: _Trace) -> Any:
@@ -187,7 +165,7 @@ def _symbolic(argument: Any, axes: Mapping[int, str], inputs: list[Value], trace
     made = new_tensor(cell)
     if argument.requires_grad:
         made.requires_grad_()
-    trace.arguments.append((cell, cell.value))
+    trace.arguments[cell] = cell.value
     return made
 
 
@@ -215,20 +193,22 @@ def _cells(found: Any) -> list[Cell]:
     return [c for v in found for c in _cells(v)] if isinstance(found, list | tuple) else []
 
 
-def _refuse_new_state(
-    survivors: Sequence[Cell], trace: _Trace, allowed: set[int], known: set[int], name: str
-) -> None:
+def _refuse_new_state(trace: _Trace, found: Any, name: str) -> None:
     """Tensors that the call made and left behind would be made anew by every run of the library."""
-    local = {id(c) for c, _ in trace.arguments}
-    left = [c for c in survivors if id(c) not in allowed and id(c) not in known and id(c) not in local]
-    if len(left) == 0:
-        return
-    count = len(left)
-    left.clear()
-    raise ExportError(
-        f"{name}: the function makes {count} tensors that outlive it (as an optimizer does in its first step). "
-        "Call it once before exporting it, so that they are there."
-    )
+    allowed = _cells(found) + [t._grad._cell for t, _ in trace.gradients.values() if t._grad is not None]
+    count = _left(trace, allowed)
+    if count:  # perhaps only in a cycle that nobody refers to
+        gc.collect()
+        count = _left(trace, allowed)
+    if count:
+        raise ExportError(
+            f"{name}: the function makes {count} tensors that outlive it (as an optimizer does in its first step). "
+            "Call it once before exporting it, so that they are there."
+        )
+
+
+def _left(trace: _Trace, allowed: Sequence[Cell]) -> int:
+    return sum(cell.parent is None and cell not in allowed for cell in list(trace.created))
 
 
 def _array(value: Value) -> Array:
@@ -244,7 +224,7 @@ def _assemble(
     weights += _constants([*results, *finals], {*inputs, *[c.parameter for c in captured]}, name)
     parameters = [*inputs, *[c.parameter for c in weights], *[c.parameter for c in changed]]
     with evaluation.not_recording():
-        graph = rebuild(Graph(parameters, [*results, *finals], name), evaluation._without_python)
+        graph = rebuild(Graph(parameters, [*results, *finals], name), evaluation.without_python)
     return Capture(graph, inputs, weights, changed, outputs, len(results))
 
 
@@ -270,16 +250,11 @@ def _reachable(results: Sequence[Value]) -> dict[Value, None]:
 def _constants(results: Sequence[Value], known: set[Value], name: str) -> list[Captured]:
     """Known contents that the graph refers to without a cell: tensors made from data inside the function."""
     found = []
-    nothing = weakref.ref(_Gone())
     for value in _reachable(results):
         if value in known:
             continue
         if value.data is not None:
-            found.append(Captured(nothing, value, _array(value), None))  # type: ignore[arg-type]
+            found.append(Captured(None, value, _array(value)))
         elif value.owner is None:  # a parameter of another trace
             raise ExportError(f"{name}: a value of type {value.type} has no content and is no input")
     return found
-
-
-class _Gone:
-    __slots__ = ("__weakref__",)

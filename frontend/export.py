@@ -16,7 +16,6 @@ from flambeau.capture import Capture, Captured, ExportError, capture
 from flambeau.compiler.ir.core import Graph, Value
 from flambeau.compiler.ir.dims import Dim
 from flambeau.compiler.ir.types import TensorType
-from flambeau.compiler.lowering.kernels import symbols_of
 from flambeau.names import state_names
 from flambeau.tensor import Tensor
 
@@ -79,7 +78,7 @@ class Exported:
         level = options.current().opt_level if opt_level is None else opt_level
         return compile_stages(self.graph, _target(target), stop_after=stop_after, opt_level=level)
 
-    def text(self, stage: str = "simplify") -> str:
+    def text(self, stage: str = "simplify", target: Any = None) -> str:
         """What a stage of compilation made, as text. CompilationError if there is no such stage.
 
         The stages are trace, autodiff, simplify, fuse, loops, plan, llvm and object (as assembly).
@@ -91,7 +90,7 @@ class Exported:
         stop = stage if stage in names[2:] else "simplify"
         if stage == "object":
             stop = "llvm"
-        return stage_text(self.compilation(stop), stage)
+        return stage_text(self.compilation(stop, target), stage)
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{n}: {p.type}" for n, p in zip(self.inputs, self.graph.parameters))
@@ -248,6 +247,13 @@ def identifier(text: str) -> str:
     return f"m_{found}" if found[0].isdigit() else found
 
 
+def symbols_of(types: Sequence[TensorType]) -> Any:
+    """The size symbols in the types; the lowering loads when it is first needed."""
+    from flambeau.compiler.lowering import kernels
+
+    return kernels.symbols_of(types)
+
+
 def _type(value: Value) -> TensorType:
     assert isinstance(value.type, TensorType)
     return value.type
@@ -360,8 +366,7 @@ def _contents(
 ) -> list[tuple[str, Array]]:
     found = []
     for item in captured:
-        cell = item.cell()
-        label = names.get(id(cell)) if cell is not None else None
+        label = names.get(id(item.cell)) if item.cell is not None else item.label
         number = 0
         while label is None or label in used:
             label, number = f"{kind}{number}", number + 1

@@ -88,6 +88,11 @@ def archive_static(
     return output
 
 
+def driver_for(target_triple: str | None = None) -> list[str]:
+    """The command that would link for a target (this machine if None). Raises LinkerError if there is none."""
+    return _driver("auto", target_triple)
+
+
 def library_name(stem: str, target_triple: str | None = None) -> str:
     """The file name of a shared library on a target: "model.so", "model.dylib", "model.dll", "model.wasm"."""
     triple = target_triple or _host_triple()
