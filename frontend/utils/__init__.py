@@ -1,0 +1,5 @@
+"""Utilities: loading data."""
+
+from flambeau.utils import data
+
+__all__ = ["data"]
