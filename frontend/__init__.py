@@ -77,6 +77,7 @@ from flambeau.indexing import (
     take_along_dim,
     unique,
 )
+from flambeau.jit import compile
 from flambeau.linalg import (
     addmm,
     baddbmm,
@@ -169,7 +170,6 @@ from flambeau.pointwise import (
     trunc,
     where,
 )
-from flambeau.jit import compile
 from flambeau.pointwise import broadcast_shapes as _broadcast_shapes
 from flambeau.printing import set_printoptions
 from flambeau.random import (

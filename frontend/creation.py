@@ -118,7 +118,7 @@ def full(
     if isinstance(fill_value, Tensor):
         fill_value = fill_value.item()
     element = dtype.element if dtype is not None else dtypes.scalar_element(fill_value)
-    shape = size_of((size,) if not isinstance(size, int) else (size,))
+    shape = size_of((size,))
     return finish(filled(shape, fill_value, element), requires_grad, device)
 
 

@@ -20,8 +20,9 @@ from flambeau.compiler import options
 from flambeau.compiler.diagnostics import caller_location
 from flambeau.compiler.dialects.graph.autograd_ops import CustomGradient, StopGradient
 from flambeau.compiler.dialects.graph.constants import Constant, Literal
+from flambeau.compiler.dialects.graph.shape import Reshape, Slice
 from flambeau.compiler.ir import interpreter
-from flambeau.compiler.ir.core import Graph, Operation, Tracing, Value, create, rebuild, tracing
+from flambeau.compiler.ir.core import Graph, Operation, Tracing, Value, create, infer_types, rebuild, tracing
 from flambeau.compiler.ir.types import ElementType, tensor
 from flambeau.reverse import Meta, reverse
 
@@ -80,6 +81,8 @@ def record_all(definition: Any, *values: Value) -> tuple[Value, ...]:
             if v.requires_grad:
                 flows = True
                 break
+    if not flows and type(definition) in _PARTS and values[0].data is not None and state.trace is None:
+        return (_part(definition, values[0]),)
     results = create(definition, *values, location=caller_location(), requires_grad=flows).results
     if flows:
         for r in results:
@@ -87,6 +90,21 @@ def record_all(definition: Any, *values: Value) -> tuple[Value, ...]:
                 r.requires_grad = False
     state.recorded += 1
     return results
+
+
+#: Of known content these are shown, not computed: a loop over ``data[i : i + 50]`` must not compile for every i.
+_PARTS = (Slice, Reshape)
+
+
+def _part(definition: Any, value: Value) -> Value:
+    (type_,) = infer_types(definition, (value.type,))
+    array = value.data
+    if isinstance(definition, Slice):
+        bounds = zip(definition.start_indices, definition.limit_indices, definition.strides)
+        array = array[tuple([slice(*b) for b in bounds])]
+    result = Value(type_)
+    result.data = np.require(array, requirements="C").reshape(type_.shape)  # type: ignore[attr-defined]
+    return result
 
 
 Tracing.record = staticmethod(record)
@@ -130,7 +148,8 @@ def _literal(x: Any, element: ElementType) -> Constant:
 
 
 def scalar_provider(source: Callable[[], Any], element: ElementType) -> Value:
-    """A 0-d value that a compiled function asks of `source` anew at every call (a learning rate, a step count)."""
+    """A 0-d value that a compiled function asks of `source` anew at every call (a learning "
+    "rate, a step count)."""
     if state.trace is not None:
         return state.trace.provide(source, element, tensor((), element))  # type: ignore[no-any-return]
     return leaf(array_of(source(), element), element)
@@ -232,7 +251,8 @@ def compute(wanted: list[Value]) -> None:
 
 
 def structure(wanted: Sequence[Value]) -> tuple[Any, dict[Value, int], list[Value]]:
-    """The graph below `wanted` as a hashable key, its values in a fixed order, and its leaves (known values)."""
+    """The graph below `wanted` as a hashable key, its values in a fixed order, and its leaves "
+    "(known values)."""
     numbers: dict[Value, int] = {}
     leaves: list[Value] = []
     parts: list[Any] = []
@@ -284,7 +304,8 @@ def without_python(operation: Operation, operands: tuple[Value, ...]) -> Sequenc
 
 
 def _read_by_derivatives(wanted: list[Value], numbers: dict[Value, int]) -> list[Value]:
-    """Pending values that the derivative of `wanted` reads: kept, lest `backward` computes the forward again."""
+    """Pending values that the derivative of `wanted` reads: kept, lest `backward` computes "
+    "the forward again."""
     roots = [v for v in wanted if v.requires_grad and v.owner is not None and not _freed(v)]
     if not roots:
         return []
@@ -296,7 +317,7 @@ def _read_by_derivatives(wanted: list[Value], numbers: dict[Value, int]) -> list
             cotangents = reverse(roots, seeds, python=False)
         except Exception:  # an operation without a derivative: backward will say so, observing need not
             return []
-        stop = {v for v in inside} | set(seeds)
+        stop = inside | set(seeds)
         gradient = Graph((), [ct for v, ct in cotangents.items() if _is_leaf(v)])
         read: dict[Value, None] = {}
         stack = list(gradient.results)

@@ -1,8 +1,10 @@
-"""Reading and writing by index: basic indices are views; tensors gather and scatter; masks are looked up first."""
+"""Reading and writing by index: basic indices are views; tensors gather and scatter; "
+"masks are looked up first."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -93,7 +95,8 @@ def _basic(self: Tensor, items: list[Any]) -> tuple[Tensor, list[tuple[int, Tens
                 i = item.__index__()
             except (AttributeError, TypeError):
                 raise TypeError(
-                    "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices "
+                    "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid "
+                    "indices "
                     f"(got {type(item).__name__})"
                 ) from None
             if not -shape[d] <= i < shape[d]:
@@ -121,7 +124,8 @@ def _nonzero(mask: Tensor, shape: Any, dim: int) -> list[Tensor]:
     for i, (a, b) in enumerate(zip(mask.shape, shape)):
         if a != b:
             raise IndexError(
-                f"The shape of the mask {list(mask.shape)} at index {i} does not match the shape of the indexed tensor "
+                f"The shape of the mask {list(mask.shape)} at index {i} does not match the shape of the "
+                f"indexed tensor "
                 f"{list(shape)} at index {dim + i}"
             )
     return [from_array(np.ascontiguousarray(a), ir.i64) for a in np.nonzero(evaluation.content(read(mask)))]
@@ -138,7 +142,7 @@ def _indices(tensors: list[tuple[int, Tensor]], shape: Any) -> tuple[list[Value]
             f"shape mismatch: indexing tensors could not be broadcast together with shapes {shapes}"
         ) from None
     values = [build.broadcast_to(in_range(read(t), shape[d], d), common) for d, t in tensors]
-    together = all(b == a + 1 for a, b in zip(dims, dims[1:]))
+    together = all(b == a + 1 for a, b in pairwise(dims))
     return values, dims, dims[0] if together else 0
 
 
@@ -178,7 +182,7 @@ def _setitem(self: Tensor, index: Any, value: Any) -> None:
     items = _expanded(entries, self.ndim)
     seen, tensors = _basic(self, items)
     if not tensors:
-        new = value if isinstance(value, Tensor) else value
+        new = value
         like = read(seen)
         if isinstance(new, Tensor):
             shape = tuple(new.shape)
@@ -207,7 +211,8 @@ def _put(seen: Tensor, tensors: list[tuple[int, Tensor]], value: Any, kind: str)
         update = fit(build.reshape(update, shape), Value(part.type))
     except RuntimeError:
         raise RuntimeError(
-            f"shape mismatch: value tensor of shape {list(shape)} cannot be broadcast to indexing result of shape "
+            f"shape mismatch: value tensor of shape {list(shape)} cannot be broadcast to indexing "
+            f"result of shape "
             f"{list(build.shape_of(part))}"
         ) from None
     write(seen, build.scatter(x, update, values, dims, position, kind))
@@ -232,7 +237,8 @@ def _check_mask(mask: Tensor, shape: Any) -> None:
     for i, (a, b) in enumerate(zip(mask.shape, shape)):
         if a != b:
             raise IndexError(
-                f"The shape of the mask {list(mask.shape)} at index {i} does not match the shape of the indexed tensor "
+                f"The shape of the mask {list(mask.shape)} at index {i} does not match the shape of the "
+                f"indexed tensor "
                 f"{list(shape)} at index {i}"
             )
 
@@ -301,7 +307,8 @@ def _cropped(x: Value, index: Value, d: int) -> Value:
     limits = [n if i == d else m for i, (n, m) in enumerate(zip(shape, build.shape_of(index)))]
     if any(isinstance(m, int) and isinstance(n, int) and m > n for m, n in zip(limits, shape)):
         raise RuntimeError(
-            f"Size does not match at dimension {d} expected index {list(build.shape_of(index))} to be no larger than self "
+            f"Size does not match at dimension {d} expected index {list(build.shape_of(index))} to be "
+            f"no larger than self "
             f"{list(shape)} apart from dimension {d}"
         )
     return x if tuple(limits) == tuple(shape) else build.slice(x, [0] * len(shape), limits)

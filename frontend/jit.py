@@ -309,7 +309,8 @@ def _compile_into(entry: _Entry, parameters: list[Value], results: list[Value]) 
 def _fill_survivors(
     trace: Trace, cells: list[Cell], parameters: list[Value], tensors: list[Tensor], entry: _Entry
 ) -> None:
-    """State that this run made (an optimizer's first step): computed now; the next call finds it and is traced again."""
+    """State that this run made (an optimizer's first step): computed now; the next call finds "
+    "it and is traced again."""
     extra = _Entry()
     extra.cells, extra.providers = entry.cells, entry.providers
     values = [c.value for c in cells]
@@ -332,7 +333,8 @@ def _fill_survivors(
 
 
 def _modules_of(function: Any, arguments: Any) -> list[Any]:
-    """Modules that the function can reach: itself, its object, its closure, the globals that it names, its arguments."""
+    """Modules that the function can reach: itself, its object, its closure, the globals that "
+    "it names, its arguments."""
     code = getattr(function, "__code__", None) or getattr(
         getattr(function, "__func__", None), "__code__", None
     )

@@ -29,7 +29,8 @@ def _same(x: Value, y: Value) -> None:
     a, b = build.element_of(x), build.element_of(y)
     if a is not b:
         raise RuntimeError(
-            f"expected m1 and m2 to have the same dtype, but got: {_NAMES.get(a.name, a.name)} != {_NAMES.get(b.name, b.name)}"
+            f"expected m1 and m2 to have the same dtype, but got: {_NAMES.get(a.name, a.name)} != "
+            f"{_NAMES.get(b.name, b.name)}"
         )
 
 
@@ -53,7 +54,8 @@ def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor
     if len(a) == 1 and len(b) == 1:
         if a != b:
             raise RuntimeError(
-                f"inconsistent tensor size, expected tensor [{a[0]}] and src [{b[0]}] to have the same number of "
+                f"inconsistent tensor size, expected tensor [{a[0]}] and src [{b[0]}] to have the same "
+                f"number of "
                 f"elements, but got {a[0]} and {b[0]} elements respectively"
             )
         return deliver(record(_DOT, x, y), "Dot", out)
@@ -75,7 +77,8 @@ def matmul(input: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor
     else:
         if a[-1] != b[-2]:
             raise RuntimeError(
-                f"Expected size for first two dimensions of batch2 tensor to be: [{b[0]}, {a[-1]}] but got: [{b[0]}, {b[-2]}]."
+                f"Expected size for first two dimensions of batch2 tensor to be: [{b[0]}, {a[-1]}] but got: "
+                f"[{b[0]}, {b[-2]}]."
             )
         batch = broadcast_shapes(a[:-2], b[:-2])
         x = build.broadcast_to(x, (*batch, *a[-2:]))
@@ -112,7 +115,8 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
         raise RuntimeError("batch1 must be a 3D tensor" if input.ndim != 3 else "batch2 must be a 3D tensor")
     if input.shape[0] != mat2.shape[0]:
         raise RuntimeError(
-            f"Expected size for first two dimensions of batch2 tensor to be: [{input.shape[0]}, {input.shape[2]}] but got: "
+            f"Expected size for first two dimensions of batch2 tensor to be: [{input.shape[0]}, "
+            f"{input.shape[2]}] but got: "
             f"[{mat2.shape[0]}, {mat2.shape[1]}]."
         )
     made = matmul(input, mat2)
@@ -185,7 +189,8 @@ def einsum(equation: str, *operands: Any) -> Tensor:
     terms = left.split(",")
     if len(terms) != len(tensors):
         raise RuntimeError(
-            f"einsum(): {'more' if len(terms) < len(tensors) else 'fewer'} operands were provided than specified in the equation"
+            f"einsum(): {'more' if len(terms) < len(tensors) else 'fewer'} operands were provided than "
+            f"specified in the equation"
         )
     hidden = max(
         (t.ndim - len(s.replace("...", "")) for s, t in zip(terms, tensors) if "..." in s), default=0
@@ -198,7 +203,8 @@ def einsum(equation: str, *operands: Any) -> Tensor:
             s = s.replace("...", dots[hidden - count :] if count else "")
         if len(s) != t.ndim:
             raise RuntimeError(
-                f"einsum(): the number of subscripts in the equation ({len(s)}) does not match the number of dimensions "
+                f"einsum(): the number of subscripts in the equation ({len(s)}) does not match the number "
+                f"of dimensions "
                 f"({t.ndim}) for operand {len(expanded)} and no ellipsis was given"
             )
         expanded.append(s)
@@ -212,7 +218,8 @@ def einsum(equation: str, *operands: Any) -> Tensor:
         for c, d in zip(s, t.shape):
             if sizes.get(c, 1) not in (1, d) and d != 1:
                 raise RuntimeError(
-                    f"einsum(): subscript {c} has size {d} for operand which does not broadcast with previously seen size {sizes[c]}"
+                    f"einsum(): subscript {c} has size {d} for operand which does not broadcast with previously "
+                    f"seen size {sizes[c]}"
                 )
             sizes[c] = d if sizes.get(c, 1) == 1 else sizes[c]
     current, now = "", None

@@ -1,4 +1,5 @@
-"""Random numbers: Philox, counter-based. A generator's state [seed, offset] is a tensor, so compiled code stays random."""
+"""Random numbers: Philox, counter-based. A generator's state [seed, offset] is a tensor, "
+"so compiled code stays random."""
 
 from __future__ import annotations
 

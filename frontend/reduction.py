@@ -66,7 +66,8 @@ def mean(
     x = _typed(input, dtype)
     if not build.element_of(x).is_float:
         raise RuntimeError(
-            "mean(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. "
+            "mean(): could not infer output dtype. Input dtype must be either a floating point or "
+            "complex dtype. "
             f"Got: {_LONG_NAMES[build.element_of(x).name]}"
         )
     found = build.reduce_mean(x, axes(dim, build.type_of(x).rank), keepdim)
@@ -201,7 +202,8 @@ def _arg(input: Tensor, dim: int | None, keepdim: bool, kind: str) -> Tensor:
     if dim is None:
         if 0 in shape:
             raise IndexError(
-                f"{kind}(): Expected reduction dim to be specified for input.numel() == 0. Specify the reduction dim with the 'dim' argument."
+                f"{kind}(): Expected reduction dim to be specified for input.numel() == 0. Specify the "
+                f"reduction dim with the 'dim' argument."
             )
         found = build.arg_reduce(build.reshape(x, (math.prod(shape),)), kind, 0)
         return wrap(build.reshape(found, (1,) * len(shape)) if keepdim else found)
@@ -432,7 +434,9 @@ def allclose(
 
 
 __all__ = [
-    "all", "allclose", "amax", "amin", "aminmax", "any", "argmax", "argmin", "argsort", "count_nonzero", "cumprod",
-    "cumsum", "equal", "isclose", "log_softmax", "logsumexp", "max", "mean", "median", "min", "norm", "prod", "softmax",
+    "all", "allclose", "amax", "amin", "aminmax", "any", "argmax", "argmin", "argsort", "
+    ""count_nonzero", "cumprod",
+    "cumsum", "equal", "isclose", "log_softmax", "logsumexp", "max", "mean", "median", "min", "
+    ""norm", "prod", "softmax",
     "sort", "std", "sum", "topk", "var", "var_mean",
 ]  # fmt: skip

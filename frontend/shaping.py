@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ def _resolved(shape: tuple[Any, ...], numel: int) -> tuple[Any, ...]:
     rest = math.prod(d for d in shape if d != -1)
     if rest == 0:
         raise RuntimeError(
-            f"cannot reshape tensor of 0 elements into shape {list(shape)} because the unspecified dimension size -1 can "
+            f"cannot reshape tensor of 0 elements into shape {list(shape)} because the unspecified "
+            f"dimension size -1 can "
             "be any value and is ambiguous"
         )
     if isinstance(numel, int) and isinstance(rest, int) and numel % rest:
@@ -54,7 +56,8 @@ def view_(self: Tensor, *shape: Any) -> Tensor:
     wanted = _resolved(sizes(shape), _numel(from_shape))
     if not _viewable(self, from_shape, wanted):
         raise RuntimeError(
-            "view size is not compatible with input tensor's size and stride (at least one dimension spans across two "
+            "view size is not compatible with input tensor's size and stride (at least one dimension "
+            "spans across two "
             "contiguous subspaces). Use .reshape(...) instead."
         )
     return view(self, Reshape(wanted), name="View")
@@ -99,7 +102,8 @@ def permute(input: Tensor, *dims: Any) -> Tensor:
     rank = input.ndim
     if len(order) != rank:
         raise RuntimeError(
-            "permute(sparse_coo): number of dimensions in the tensor input does not match the length of the desired "
+            "permute(sparse_coo): number of dimensions in the tensor input does not match the length "
+            "of the desired "
             f"ordering of dimensions i.e. input.dim() = {rank} is not equal to len(dims) = {len(order)}"
         )
     found = tuple(axis(d, rank) for d in order)
@@ -209,7 +213,8 @@ def expand(input: Tensor, *size: Any) -> Tensor:
     if len(wanted) < len(shape):
         raise RuntimeError(
             f"expand(torch.{input.type().split('.')[1]}{{{list(shape)}}}, size={list(wanted)}): the number of sizes "  # type: ignore[attr-defined]
-            f"provided ({len(wanted)}) must be greater or equal to the number of dimensions in the tensor ({len(shape)})"
+            f"provided ({len(wanted)}) must be greater or equal to the number of dimensions in the "
+            f"tensor ({len(shape)})"
         )
     offset = len(wanted) - len(shape)
     found = []
@@ -217,11 +222,13 @@ def expand(input: Tensor, *size: Any) -> Tensor:
         have = shape[i - offset] if i >= offset else 1
         if d == -1 and i < offset:
             raise RuntimeError(
-                f"expand: the expanded size of the tensor (-1) isn't allowed in a leading, non-existing dimension {i}"
+                f"expand: the expanded size of the tensor (-1) isn't allowed in a leading, non-existing "
+                f"dimension {i}"
             )
         if d != -1 and have != 1 and have != d:
             raise RuntimeError(
-                f"The expanded size of the tensor ({d}) must match the existing size ({have}) at non-singleton dimension "
+                f"The expanded size of the tensor ({d}) must match the existing size ({have}) at "
+                f"non-singleton dimension "
                 f"{i}.  Target sizes: {list(wanted)}.  Tensor sizes: {list(shape)}"
             )
         found.append(have if d == -1 else d)
@@ -301,7 +308,8 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
         sections = list(split_size_or_sections)
         if sum(sections) != size:
             raise RuntimeError(
-                f"split_with_sizes expects split_sizes to sum exactly to {size} (input tensor's size at dimension "
+                f"split_with_sizes expects split_sizes to sum exactly to {size} (input tensor's size at "
+                f"dimension "
                 f"{dim}), but got split_sizes={sections}"
             )
     found, start = [], 0
@@ -328,7 +336,7 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
         n = indices_or_sections
         return split(input, [size // n + (i < size % n) for i in range(n)], dim)
     edges = [0, *(min(max(i + size if i < 0 else i, 0), size) for i in indices_or_sections), size]
-    return tuple(narrow(input, dim, a, max(0, b - a)) for a, b in zip(edges, edges[1:]))
+    return tuple(narrow(input, dim, a, max(0, b - a)) for a, b in pairwise(edges))
 
 
 @method("unbind")
@@ -412,7 +420,8 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None) -
         for j, (a, b) in enumerate(zip(first, shape)):
             if j != d and a != b:
                 raise RuntimeError(
-                    f"Sizes of tensors must match except in dimension {d}. Expected size {a} but got size {b} for tensor "
+                    f"Sizes of tensors must match except in dimension {d}. Expected size {a} but got size {b} "
+                    f"for tensor "
                     f"number {i} in the list."
                 )
     made = build.concatenate(kept, d) if len(kept) > 1 else build.unary("copy", kept[0])

@@ -126,7 +126,7 @@ def grad(
     """Gradients of the sum of `outputs` with respect to `inputs`, which may be leaves or not."""
     roots, wrt = _listed(outputs), _listed(inputs)
     given = _listed(grad_outputs) if grad_outputs is not None else [None] * len(roots)
-    for i, tensor in enumerate(wrt):
+    for tensor in wrt:
         if not tensor.requires_grad:
             raise RuntimeError("One of the differentiated Tensors does not require grad")
     with set_grad_enabled(create_graph):

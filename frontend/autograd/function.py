@@ -122,7 +122,8 @@ def _call_backward(
         found = found[:-1]
     if len(found) != len(args):
         raise RuntimeError(
-            f"function {cls.__name__}Backward returned an incorrect number of gradients (expected {len(args)}, got {len(found)})"
+            f"function {cls.__name__}Backward returned an incorrect number of gradients (expected "
+            f"{len(args)}, got {len(found)})"
         )
     result: list[Value | None] = []
     for arg, gradient in zip(args, found):
@@ -136,6 +137,7 @@ def _call_backward(
             if tuple(gradient.shape) != tuple(arg.shape):
                 raise RuntimeError(
                     f"Function {cls.__name__}Backward returned an invalid gradient at index {len(result)} - got "
+                    f""
                     f"{list(gradient.shape)} but expected shape compatible with {list(arg.shape)}"
                 )
             value = build.convert(value, build.element_of(read(arg)))

@@ -108,7 +108,7 @@ x.amin((0, 1))
 x.argmax()
 x.argmax(1)
 x.argmin(0, keepdim=True)
-m.any(); 
+m.any()
 m.all(1)
 m.any(0)
 x.cumsum(0)
