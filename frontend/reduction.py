@@ -203,7 +203,7 @@ def _arg(input: Tensor, dim: int | None, keepdim: bool, kind: str) -> Tensor:
         if 0 in shape:
             raise IndexError(
                 f"{kind}(): Expected reduction dim to be specified for input.numel() == 0. Specify the "
-                f"reduction dim with the 'dim' argument."
+                "reduction dim with the 'dim' argument."
             )
         found = build.arg_reduce(build.reshape(x, (math.prod(shape),)), kind, 0)
         return wrap(build.reshape(found, (1,) * len(shape)) if keepdim else found)
@@ -431,12 +431,3 @@ def allclose(
 ) -> bool:
     """Are all elements close?"""
     return bool(all(isclose(input, other, rtol, atol, equal_nan)).item())
-
-
-__all__ = [
-    "all", "allclose", "amax", "amin", "aminmax", "any", "argmax", "argmin", "argsort", "
-    ""count_nonzero", "cumprod",
-    "cumsum", "equal", "isclose", "log_softmax", "logsumexp", "max", "mean", "median", "min", "
-    ""norm", "prod", "softmax",
-    "sort", "std", "sum", "topk", "var", "var_mean",
-]  # fmt: skip
