@@ -291,7 +291,7 @@ def _plan(wanted: list[Value], numbers: dict[Value, int], leaves: list[Value]) -
     kept = _read_by_derivatives(wanted, numbers)
     with not_recording():
         graph = Graph(leaves, wanted + kept)
-        # Parameters of their own: a leaf that requires grad keeps its history, which is none of the compiler's business.
+        # Parameters of their own: a leaf that requires grad keeps its history, which the compiler must not see.
         graph = rebuild(graph, without_python, [Value(v.type) for v in leaves])
         executable = compiled(graph)
     return _Plan(executable, tuple([numbers[v] for v in kept]))
