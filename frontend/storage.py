@@ -23,7 +23,7 @@ Chain = tuple[Any, ...]
 class Cell:
     """One tensor's memory: its value now, how often it was written, and for a detached alias whose memory it is."""
 
-    __slots__ = ("value", "version", "parent", "seen", "leaf", "written", "__weakref__")
+    __slots__ = ("value", "version", "parent", "seen", "leaf", "through", "__weakref__")
 
     def __init__(self, value: Value, parent: Cell | None = None) -> None:
         self.value = value
@@ -31,7 +31,7 @@ class Cell:
         self.parent = parent
         self.seen: Value | None = None  # the parent's value of which `value` is the detached form
         self.leaf: Meta | None = None
-        self.written = False
+        self.through: Chain | None = None  # of which part of the parent this is, if not all
         if state.trace is not None:
             state.trace.makes(self)
         if parent is None and value.data is None:
@@ -47,6 +47,8 @@ class Cell:
         base = self.parent.read()
         if base is not self.seen:
             self.seen = base
+            if self.through is not None:
+                base = apply_chain(self.through, base)
             self.value = (
                 evaluation.stop_gradient(base) if base.requires_grad or self.leaf is not None else base
             )
@@ -61,7 +63,10 @@ class Cell:
             trace.writes(self)
         self.version += 1
         if self.parent is not None:
-            self.parent.write(new, False)
+            whole = new
+            if self.through is not None:
+                whole = write_through(self.through, self.parent.read(), new)
+            self.parent.write(whole, False)
             if new.requires_grad and recorded:
                 self.value, self.seen = new, self.parent.value
             return

@@ -172,8 +172,9 @@ class Tensor:
                 evaluation.note(self._cell)
             return self
         if self._chain is not None:  # a view of something without history: its own leaf over the same memory
-            self._cell = Cell(self._cell.read(), self._cell)
-            raise RuntimeError("requires_grad_ on a view: clone() or detach().clone() the tensor first")
+            part = Cell(value, self._cell)
+            part.through = self._chain
+            self._cell, self._chain, self._base = part, None, None
         self._cell.become_leaf(self._leaf_meta())
         return self
 

@@ -160,6 +160,16 @@ def _detached_leaf(t):  # type: ignore[no-untyped-def]
     return z.grad, x.grad is None
 
 
+def _view_as_leaf(t):  # type: ignore[no-untyped-def]
+    base = t.arange(6.0)
+    x = base.reshape(2, 3).t().requires_grad_()
+    (x * x).sum().backward()
+    with t.no_grad():
+        x.mul_(2)
+        base.add_(1)
+    return base, x, x.grad, x.is_leaf, base.requires_grad
+
+
 def _in_place_history(t):  # type: ignore[no-untyped-def]
     x, y = _inputs(t)
     a = t.zeros(3, 4)
@@ -275,7 +285,7 @@ def _training(t):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize(
     "program",
-    [_accumulate, _retain, _hooks, _no_grad, _detach, _detached_leaf, _in_place_history, _backward_arguments,
+    [_accumulate, _retain, _hooks, _no_grad, _detach, _detached_leaf, _view_as_leaf, _in_place_history, _backward_arguments,
      _leaf_in_place, _no_scalar, _no_history, _unused, _unused_allowed, _twice, _twice_retained, _integers,
      _numpy_of_grad, _function, _functional, _training],
 )  # fmt: skip
