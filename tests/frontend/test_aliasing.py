@@ -63,7 +63,7 @@ def _apply(t: Any, tensors: list[Any], step: tuple[str, int, int]) -> None:
         tensors.append(x.unsqueeze(0))
     elif name == "expand" and rank and rank < 4:
         tensors.append(x.expand(2, *x.shape))
-    elif name == "diagonal" and rank >= 2:
+    elif name == "diagonal" and rank >= 2 and x.is_contiguous():  # strides are exact for these alone
         tensors.append(x.diagonal(k))
     elif name == "narrow" and rank and x.shape[-1] > 1:
         tensors.append(x.narrow(-1, 1, x.shape[-1] - 1))
