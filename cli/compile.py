@@ -13,15 +13,23 @@ from flambeau.cli.source import InputSpec, exported, input_specs
 
 @click.command("compile", short_help="Compile a source into a shared library.")
 @click.argument("source")
-@click.option("-o", "--output", default="build/model.so", show_default=True, type=click.Path(path_type=Path), help="The library.")
+@click.option("-o", "--output", default="build/model.so", show_default=True, type=click.Path(path_type=Path),
+              help="The library.")  # fmt: skip
 @click.option("-i", "--input", "inputs", multiple=True, callback=input_specs, metavar="SHAPE:DTYPE",
-              help="One input, such as 1x8x8:f32; capital letters are sizes given at each run (Nx8:f32). Repeat.")  # fmt: skip
+              help="One input, such as 1x8x8:f32; Nx8:f32 has a size that each run gives. Repeat.")  # fmt: skip
 @click.option("--name", help="Prefix of the C functions; the output's name by default.")
 @click.option("--target", help="A target triple; this machine by default (see `flambeau targets`).")
-@click.option("-O", "--opt-level", type=click.IntRange(0, 3), default=3, show_default=True, help="LLVM's optimisation level.")
+@click.option("-O", "--opt-level", type=click.IntRange(0, 3), default=3, show_default=True,
+              help="LLVM's optimisation level.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the signature and sizes as JSON.")
 def command(
-    source: str, output: Path, inputs: list[InputSpec], name: str | None, target: str | None, opt_level: int, as_json: bool
+    source: str,
+    output: Path,
+    inputs: list[InputSpec],
+    name: str | None,
+    target: str | None,
+    opt_level: int,
+    as_json: bool,
 ) -> None:
     """Compile SOURCE into the shared library OUTPUT, with its C header beside it.
 

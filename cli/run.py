@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 @click.option("-i", "--input", "inputs", multiple=True, metavar="FILE.npy|SHAPE:DTYPE",
               help="One input: a .npy file, or a shape to fill with random numbers. Repeat.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write outputs to this .npy (one) or .npz file.")
-@click.option("--size", "sizes", multiple=True, metavar="NAME=NUMBER", help="A symbolic size for random inputs. Repeat.")
+@click.option("--size", "sizes", multiple=True, metavar="NAME=NUMBER", help="A size of random inputs. Repeat.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads that a library may use.")
 @click.option("--json", "as_json", is_flag=True, help="Print outputs as JSON.")

@@ -14,6 +14,7 @@ from typing import Any
 import click
 import numpy as np
 
+from flambeau.compiler.diagnostics import FlambeauError
 from flambeau.export import Exported, export, from_text
 
 Array = np.ndarray[Any, Any]
@@ -77,7 +78,7 @@ def dtype_named(name: str) -> np.dtype[Any]:
 def parse_input(text: str) -> InputSpec:
     """`1x8x8:f32`, `Nx8` (f32), `:i64` (a scalar). BadParameter for anything else."""
     shape, _, kind = text.partition(":")
-    parts = [p for p in shape.split("x")] if shape else []
+    parts = shape.split("x") if shape else []
     for part in parts:
         if not re.fullmatch(r"[0-9]+|[A-Z_]\w*", part, re.ASCII):
             raise click.BadParameter(
@@ -104,7 +105,7 @@ def exported(source: str, inputs: Sequence[InputSpec | Array], name: str | None 
         return _from_text(path, inputs, name)
     if not attribute:
         raise SourceError(f"{source}: expected file.py:name, where name is a module, a function or a factory")
-    return _from_object(*_resolve(load_python(path), attribute, path), inputs, name, source)
+    return _from_object(*_resolve(load_python(path), attribute, path), inputs, name, source, path)
 
 
 def _split(source: str) -> tuple[Path, str, str]:
@@ -147,7 +148,7 @@ def _place(error: BaseException, path: Path) -> str:
     """The error's kind and message, with the line of `path` where it came from."""
     line, trace = 0, error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
+        if Path(trace.tb_frame.f_code.co_filename).resolve() == path.resolve():
             line = trace.tb_lineno
         trace = trace.tb_next
     return f"{type(error).__name__}: {error}" + (f" (line {line})" if line else "")
@@ -163,7 +164,7 @@ def _resolve(module: Any, attribute: str, path: Path) -> tuple[Any, Any]:
                                 hasattr(vars(module)[n], "named_parameters"))
             raise SourceError(f"{path} has no {attribute!r}; it has {offered or 'nothing callable'}")
         found = getattr(found, part)
-    if isinstance(found, Exported) or hasattr(found, "named_parameters") and not isinstance(found, type):
+    if isinstance(found, Exported) or (hasattr(found, "named_parameters") and not isinstance(found, type)):
         return found, found
     if not callable(found):
         raise SourceError(f"{path}:{attribute} is a {type(found).__name__}; expected a module, a function or a factory")
@@ -196,7 +197,7 @@ def _required(function: Any) -> int:
 
 
 def _from_object(
-    found: Any, maker: Any, inputs: Sequence[InputSpec | Array], name: str | None, source: str
+    found: Any, maker: Any, inputs: Sequence[InputSpec | Array], name: str | None, source: str, path: Path
 ) -> Exported:
     examples: Any = None
     if isinstance(found, tuple) and len(found) == 2:  # a factory may give its inputs too
@@ -220,11 +221,16 @@ def _from_object(
             else:
                 arguments.append(spec)
     elif examples is not None:
-        arguments = list((examples() if callable(examples) else examples))
+        arguments = list(examples() if callable(examples) else examples)
         dynamic = getattr(found, "dynamic_shapes", None) or getattr(maker, "dynamic_shapes", None) or {}
     elif _required(getattr(found, "forward", found)) > 0:
         raise SourceError(
             f"{source}: what are its inputs? Give --input (such as --input 1x8x8:f32, once for each), "
             "or set the attribute example_inputs"
         )
-    return export(found, arguments, dynamic, name)
+    try:
+        return export(found, arguments, dynamic, name)
+    except (FlambeauError, ImportError):
+        raise  # says all that there is to say
+    except Exception as error:  # the user's code, run on symbolic inputs
+        raise SourceError(f"{source}: {_place(error, path)}") from error

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flambeau import evaluation
-from flambeau.compiler.diagnostics import FlambeauError
+from flambeau.compiler.diagnostics import FlambeauError, Location, is_internal
 from flambeau.compiler.ir.core import Graph, Value, rebuild
 from flambeau.compiler.ir.dims import Index, dim
 from flambeau.compiler.ir.types import TensorType, tensor
@@ -28,8 +28,8 @@ class ExportError(FlambeauError, RuntimeError):
 
 @dataclass
 class Captured:
-    """A captured content: the parameter that stands for it, whose cell it is (None: a constant or a number, which `label`
-    may name), and the cell's value after the call (None: unchanged)."""
+    """A captured content: the parameter that stands for it, whose cell it is (None: a constant, or a number that
+    `label` names), and the cell's value after the call (None: unchanged)."""
 
     cell: Cell | None
     parameter: Value
@@ -40,7 +40,7 @@ class Captured:
 
 @dataclass
 class Capture:
-    """A function's graph: parameters are inputs, then weights, then state; results outputs, then the state's successors.
+    """A function's graph: parameters are inputs, weights, state; results are outputs and the state's successors.
 
     `outputs` is the function's result with a number in place of each tensor.
     """
@@ -61,6 +61,7 @@ class _Trace:
         self.aliases: dict[Cell, tuple[Value, Value | None]] = {}
         self.arguments: dict[Cell, Value] = {}
         self.created: weakref.WeakSet[Cell] = weakref.WeakSet()
+        self.born: weakref.WeakKeyDictionary[Cell, Value] = weakref.WeakKeyDictionary()  # written: content at first
         self.gradients: dict[int, tuple[Tensor, Any]] = {}
         self.numbers: list[Captured] = []
 
@@ -79,13 +80,16 @@ class _Trace:
         self.cells[cell] = (old, parameter, cell.version)
         cell.value = parameter
 
-    writes = reads
+    def writes(self, cell: Cell) -> None:
+        if cell in self.created and cell.parent is None and cell.value.data is not None:
+            self.born.setdefault(cell, cell.value)  # an optimizer's state, say, if it outlives the call
+        self.reads(cell)
 
     def sets_grad(self, tensor: Tensor) -> None:
         self.gradients.setdefault(id(tensor), (tensor, tensor._grad))
 
     def provide(self, source: Callable[[], Any], element: Any, type: Any) -> Value:
-        """A Python number that the program reads anew at each call (a learning rate): state that runs leave as it is."""
+        """A Python number that each call reads anew (a learning rate): state that runs leave as it is."""
         value = Value(type)
         label = getattr(source, "__name__", "")
         content = evaluation.array_of(source(), element)
@@ -100,6 +104,31 @@ class _Trace:
             alias.value, alias.seen = value, seen
         for cell, (value, _, version) in self.cells.items():
             cell.value, cell.version = value, version
+        for cell, value in self.born.items():
+            cell.value, cell.version = value, 0
+
+
+def settled(
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    dynamic: Mapping[int, Mapping[int, str]],
+    name: str,
+) -> Capture:
+    """`capture`, repeated for functions with state until two graphs are equal: a first step may differ from the others.
+
+    Raises ExportError where every call gives another graph.
+    """
+    found = capture(function, arguments, dynamic, name)
+    if not found.state:
+        return found
+    for _ in range(3):
+        before, found = found, capture(function, arguments, dynamic, name)
+        if found.graph == before.graph:
+            return found
+    raise ExportError(
+        f"{name}: every call gives another graph. A Python number that the function counts up or computes is "
+        "fixed when it is exported: keep it in a tensor, or make it an argument"
+    )
 
 
 def capture(
@@ -131,11 +160,12 @@ def capture(
         ]
         if any(cell.value is not value for cell, value in trace.arguments.items()):
             raise ExportError(f"{name}: the function changes an argument in place; return the new tensor instead")
-        _refuse_new_state(trace, found, name)
-    except evaluation.TraceError:
+        captured += _new_state(trace, found, name)
+    except evaluation.TraceError as error:
         raise ExportError(
             f"{name}: the function looks at a tensor's content (item(), print, if, float, numpy) while it is exported; "
-            "there is no content yet. Compute with tensors (where, masks), or do it outside the function."
+            "there is no content yet. Compute with tensors (where, masks), or do it outside the function.",
+            _users_place(error),
         ) from None
     finally:
         state.trace = None
@@ -143,6 +173,16 @@ def capture(
         state.pending.clear()
         state.recorded = 0
     return _assemble(inputs, [*captured, *trace.numbers], results, outputs, name)
+
+
+def _users_place(error: BaseException) -> Location | None:
+    """The innermost line of the user's program that an error came through."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        if not is_internal(trace.tb_frame.f_code.co_filename):
+            found = Location(trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+        trace = trace.tb_next
+    return found
 
 
 def _symbolic(argument: Any, axes: Mapping[int, str], inputs: list[Value], trace: _Trace) -> Any:
@@ -187,28 +227,36 @@ def _numbered(found: Any, results: list[Value]) -> Any:
 
 def _cells(found: Any) -> list[Cell]:
     if isinstance(found, Tensor):
-        return [found._cell]
+        cells = [found._cell]
+        while cells[-1].parent is not None:  # a detached tensor keeps what it was detached from
+            cells.append(cells[-1].parent)
+        return cells
     if isinstance(found, dict):
         found = list(found.values())
     return [c for v in found for c in _cells(v)] if isinstance(found, list | tuple) else []
 
 
-def _refuse_new_state(trace: _Trace, found: Any, name: str) -> None:
-    """Tensors that the call made and left behind would be made anew by every run of the library."""
-    allowed = _cells(found) + [t._grad._cell for t, _ in trace.gradients.values() if t._grad is not None]
-    count = _left(trace, allowed)
-    if count:  # perhaps only in a cycle that nobody refers to
-        gc.collect()
-        count = _left(trace, allowed)
+def _new_state(trace: _Trace, found: Any, name: str) -> list[Captured]:
+    """Tensors that the call made and left behind. Those that began with known content are state (an optimizer's,
+    in its first step); ExportError for others: every run of the library would make them anew."""
+    allowed = set(_cells(found)) | {t._grad._cell for t, _ in trace.gradients.values() if t._grad is not None}
+    if any(True for _ in trace.born) or _computed(trace, allowed):
+        gc.collect()  # what is left only in cycles is not state
+    count = _computed(trace, allowed)
     if count:
         raise ExportError(
-            f"{name}: the function makes {count} tensors that outlive it (as an optimizer does in its first step). "
-            "Call it once before exporting it, so that they are there."
+            f"{name}: the function makes {count} tensor{'s' if count > 1 else ''} that outlive it. Return them, or "
+            "make them before exporting (by calling the function once, where it makes them the first time only)."
         )
+    born = [c for c in list(trace.born) if c not in allowed]
+    return [Captured(c, trace.born[c], _array(trace.born[c]), c.value) for c in born]
 
 
-def _left(trace: _Trace, allowed: Sequence[Cell]) -> int:
-    return sum(cell.parent is None and cell not in allowed for cell in list(trace.created))
+def _computed(trace: _Trace, allowed: set[Cell]) -> int:
+    return sum(
+        c.parent is None and c.value.data is None and c not in allowed and c not in trace.born
+        for c in list(trace.created)
+    )
 
 
 def _array(value: Value) -> Array:

@@ -1,4 +1,4 @@
-"""Exporting: a function or module becomes a graph, runs in this process, and is saved as a shared library with its header."""
+"""Exporting: a function or module becomes a graph, runs in this process, and is saved as a library with its header."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flambeau.capture import Capture, Captured, ExportError, capture
+from flambeau.capture import Capture, Captured, ExportError, settled
 from flambeau.compiler.ir.core import Graph, Value
 from flambeau.compiler.ir.dims import Dim
 from flambeau.compiler.ir.types import TensorType
@@ -23,10 +23,13 @@ Array = np.ndarray[Any, Any]
 
 #: Words that a C compiler would not take as a parameter's name.
 _RESERVED = frozenset(
-    "alignas alignof and asm auto bool break case catch char class const constexpr continue default delete do double else "
-    "enum explicit export extern false float for friend goto if inline int int64_t long mutable namespace new not operator "
-    "or private protected public register restrict return short signed size_t sizeof static struct switch template this "
-    "throw true try typedef typename union unsigned using virtual void volatile while xor handle".split()
+    """
+    alignas alignof and asm auto bool break case catch char class const constexpr continue default
+    delete do double else enum explicit export extern false float for friend goto if inline int int64_t
+    long mutable namespace new not operator or private protected public register restrict return short
+    signed size_t sizeof static struct switch template this throw true try typedef typename union
+    unsigned using virtual void volatile while xor handle
+    """.split()  # noqa: SIM905  seventy words read better as text
 )
 
 
@@ -214,7 +217,7 @@ def export(
     labels = _argument_names(function, len(arguments))
     dynamic = _dynamic(dynamic_shapes or {}, labels, arguments)
     label = name or identifier(getattr(function, "__name__", type(function).__name__.lower()))
-    found = capture(function, arguments, dynamic, label)
+    found = settled(function, arguments, dynamic, label)
     for value in found.graph.results:
         _known_size(found, value, label)
     used: set[str] = {s.name for s in symbols_of([_type(p) for p in found.graph.parameters])}
@@ -310,7 +313,8 @@ def _dynamic(
             raise ExportError(f"dynamic_shapes: there is no argument {key!r}; there are {len(arguments)}")
         if not isinstance(axes, Mapping):
             raise ExportError(f"dynamic_shapes: argument {key!r}: expected {{axis: name}}, got {axes!r}")
-        shape = np.shape(arguments[position]) if not isinstance(arguments[position], Tensor) else arguments[position].shape
+        argument = arguments[position]
+        shape = argument.shape if isinstance(argument, Tensor) else np.shape(argument)
         for axis, symbol in axes.items():
             if not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
                 raise ExportError(f"dynamic_shapes: argument {key!r} has {len(shape)} axes, there is no axis {axis!r}")

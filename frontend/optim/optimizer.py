@@ -13,7 +13,7 @@ from flambeau import evaluation
 from flambeau.autograd import enable_grad, no_grad
 from flambeau.compiler.ir import types as ir
 from flambeau.creation import from_array
-from flambeau.tensor import Tensor
+from flambeau.tensor import Tensor, wrap
 
 required = object()
 
@@ -44,7 +44,8 @@ class Optimizer:
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor):
             raise TypeError(
-                "params argument given to the optimizer should be an iterable of Tensors or dicts, but got torch.FloatTensor"
+                "params argument given to the optimizer should be an iterable of Tensors or dicts, "
+                "but got torch.FloatTensor"
             )
         self.defaults = defaults
         self.state: dict[Any, Any] = defaultdict(dict)
@@ -150,19 +151,27 @@ class Optimizer:
 
     # -- for subclasses ------------------------------------------------------------------------------------------------
     def _option(self, group: dict[str, Any], name: str) -> Any:
-        """A number of the group that may change between steps.
-
-        While a function is compiled, a trace that can take run-time scalars gets it as one (a number that it asks for
-        again at each call); otherwise the number is part of what the trace guards.
-        """
-        provide = getattr(evaluation.state.trace, "scalar", None)
-        if provide is None or isinstance(group[name], Tensor):
+        """A number of the group that may change between steps: one that a compiled step asks for at every call."""
+        if evaluation.state.trace is None or isinstance(group[name], Tensor):
             return group[name]
-        return provide(lambda: group[name])
+
+        def source() -> Any:
+            return group[name]
+
+        source.__name__ = name  # what an exported step calls it
+        return wrap(evaluation.scalar_provider(source, ir.f64))
+
+    def _made(self, array: Any, element: Any) -> Tensor:
+        """State with known content. It is no part of a running trace: the compiled step must find it as an input."""
+        trace, evaluation.state.trace = evaluation.state.trace, None
+        try:
+            return from_array(array, element)
+        finally:
+            evaluation.state.trace = trace
 
     def _zeros(self, p: Tensor) -> Tensor:
         """State of a parameter's shape and dtype."""
-        return from_array(np.zeros(tuple(p.shape), p.dtype.numpy), p.dtype.element)
+        return self._made(np.zeros(tuple(p.shape), p.dtype.numpy), p.dtype.element)
 
     def _counted(self, params: Iterable[Any]) -> Iterator[tuple[Any, dict[str, Any], Any]]:
         """Each parameter, its state and its step count as a tensor, moved on by one.
@@ -175,7 +184,7 @@ class Optimizer:
             state = self.state[p]
             if "step" not in state:
                 if fresh is None:
-                    fresh = from_array(np.zeros((), np.float32), ir.f32)
+                    fresh = self._made(np.zeros((), np.float32), ir.f32)
                 state["step"] = fresh
                 self._begin(p, state)
             step = state["step"]
@@ -195,7 +204,8 @@ class Optimizer:
         for group in self.param_groups:
             for p in group["params"]:
                 order.setdefault(id(p), len(order))
-            groups.append({k: v for k, v in group.items() if k != "params"} | {"params": [order[id(p)] for p in group["params"]]})
+            options = {k: v for k, v in group.items() if k != "params"}
+            groups.append({**options, "params": [order[id(p)] for p in group["params"]]})
         state = {(order[id(p)] if isinstance(p, Tensor) else p): dict(s) for p, s in self.state.items()}
         return {"state": state, "param_groups": groups}
 
@@ -205,7 +215,9 @@ class Optimizer:
         if len(groups) != len(self.param_groups):
             raise ValueError("loaded state dict has a different number of parameter groups")
         if any(len(mine["params"]) != len(theirs["params"]) for mine, theirs in zip(self.param_groups, groups)):
-            raise ValueError("loaded state dict contains a parameter group that doesn't match the size of optimizer's group")
+            raise ValueError(
+                "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
+            )
         by_number: dict[Any, Any] = {}
         for mine, theirs in zip(self.param_groups, groups):
             by_number.update(zip(theirs["params"], mine["params"]))
