@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from flambeau.compiler.dialects.graph.convolution import Convolution
 from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.dims import Dim, Index, Symbol, of_symbol, recombine
 from flambeau.compiler.lowering import contraction as template
@@ -12,12 +13,15 @@ from flambeau.compiler.lowering.context import LoweringContext, definition_of, t
 from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
 from flambeau.compiler.lowering.contraction_problem import Contraction, Operand, Plain
 from flambeau.compiler.lowering.elements import Scalar
+from flambeau.compiler.lowering.grouped_convolution import DirectPlan, direct_plan, lower_grouped_convolution
 from flambeau.compiler.lowering.probe import Accessor
 from flambeau.compiler.schedule.cpu_contraction import cpu_shape
 
 
 def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
     """Scratch memory that the kernel needs."""
+    if _direct(ctx, operation) is not None:
+        return 0
     problem = _problem(ctx, operation, LoopEmitter(ctx.b, ctx.e.half))
     elements: Index = template.workspace_elements(problem, cpu_shape(ctx.target))
     return elements * problem.accumulator.itemsize
@@ -25,6 +29,10 @@ def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
 
 def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Value | None) -> None:
     """Emit a `dot_general` or a `convolution`."""
+    plan = _direct(ctx, operation)
+    if plan is not None:
+        lower_grouped_convolution(ctx, operation, plan)
+        return
     emitter = LoopEmitter(ctx.b, ctx.e.half)
     problem = _problem(ctx, operation, emitter)
     cpu = cpu_shape(ctx.target)
@@ -32,6 +40,15 @@ def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Val
         elements = template.workspace_elements(problem, cpu)
         workspace = ctx.b.from_pointer(workspace, (elements,), problem.accumulator)
     template.emit(emitter, problem, cpu, workspace)
+
+
+def _direct(ctx: LoweringContext, operation: Operation) -> DirectPlan | None:
+    """The plan of a convolution that runs without the template."""
+    definition = operation.definition
+    if not isinstance(definition, Convolution):
+        return None
+    x, w = (tensor_of(v) for v in operation.operands)
+    return direct_plan(definition, x, w, ctx.lanes)
 
 
 def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter) -> Contraction:

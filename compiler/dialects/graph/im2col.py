@@ -78,7 +78,7 @@ def contraction(op: Convolution, lhs_type: TensorType, rhs_type: TensorType) -> 
 
     def input_index(at: Sequence[Index], k: Index, position: Index) -> tuple[Index, ...]:
         image, channel, where, taps = window(at, k, position)
-        return _input_index(
+        return place_in_input(
             op,
             x,
             at[-1] if groups > 1 else 0,
@@ -162,7 +162,7 @@ def _input_run(
     return None
 
 
-def _input_index(
+def place_in_input(
     op: Convolution, x: TensorType, group: Index, image: Index, channel: Index, where: Sequence[Index]
 ) -> tuple[Index, ...]:
     index: list[Index] = [0] * x.rank
@@ -200,7 +200,7 @@ def _input_element(
         )
         found.append(at)
         conditions.extend(inside)
-    index = _input_index(op, x.type, group, image, channel, found)
+    index = place_in_input(op, x.type, group, image, channel, found)
     if not conditions:
         return x(index)
     condition = conditions[0]
