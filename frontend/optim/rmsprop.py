@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from flambeau.creation import from_array
 from flambeau.optim.optimizer import Optimizer, check, gradient_of
 from flambeau.tensor import Tensor
 
@@ -85,7 +84,7 @@ class Adagrad(Optimizer):
         first = next(
             g["initial_accumulator_value"] for g in self.param_groups if any(p is q for q in g["params"])
         )
-        state["sum"] = from_array(np.full(tuple(p.shape), first, p.dtype.numpy), p.dtype.element)
+        state["sum"] = self._made(np.full(tuple(p.shape), first, p.dtype.numpy), p.dtype.element)
 
     def _update(self, group: dict[str, Any], params: list[Any]) -> None:
         lr = self._option(group, "lr")
