@@ -285,7 +285,8 @@ def _training(t):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize(
     "program",
-    [_accumulate, _retain, _hooks, _no_grad, _detach, _detached_leaf, _view_as_leaf, _in_place_history, _backward_arguments,
+    [_accumulate, _retain, _hooks, _no_grad, _detach, _detached_leaf, _view_as_leaf,
+     _in_place_history, _backward_arguments,
      _leaf_in_place, _no_scalar, _no_history, _unused, _unused_allowed, _twice, _twice_retained, _integers,
      _numpy_of_grad, _function, _functional, _training],
 )  # fmt: skip
