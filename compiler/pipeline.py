@@ -69,7 +69,7 @@ class Compilation:
 
 
 def compile_stages(
-    graph: Graph, target: TargetDescription | None = None, *, stop_after: str = "object", opt_level: int = 3, entry: str = ENTRY
+    graph: Graph, target: TargetDescription | None = None, *, stop_after: str = "object", opt_level: int = 1, entry: str = ENTRY
 ) -> Compilation:
     """Run the stages on `graph` for `target` (this machine if None), up to and including `stop_after`."""
     names = [name for name, _ in STAGES]

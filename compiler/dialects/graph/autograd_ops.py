@@ -29,7 +29,7 @@ class StopGradient(Elementwise):
         return x
 
     def samples(self) -> Iterable[Sample]:
-        yield Sample(StopGradient(), (np.array([1.0, -2.0], np.float32),))
+        yield Sample(StopGradient(), (np.array([1.0, -2.0], np.float32),), differentiable=())
 
 
 class Copy(Elementwise):
@@ -105,3 +105,13 @@ class CustomGradient(GraphOp):
 
     def reference(self, *operands: Array) -> Any:
         return operands[0] if self.results == 1 else operands[: self.results]
+
+    def samples(self) -> Iterable[Sample]:
+        x = np.array([1.0, -2.0], np.float32)
+        yield Sample(CustomGradient(_no_cotangents), (x,), differentiable=())
+        yield Sample(CustomGradient(_no_cotangents, 2), (x, np.float32(3)), differentiable=())
+
+
+def _no_cotangents(cotangents: Sequence[Value | None]) -> Sequence[Value | None]:
+    """The rule of a function of nothing."""
+    return ()
