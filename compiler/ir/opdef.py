@@ -54,8 +54,8 @@ class OpDef(metaclass=_Interning):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        annotations = cls.__dict__.get("__annotations__", {})
-        if not dataclasses.is_dataclass(cls) or any(not str(a).startswith("ClassVar") for a in annotations.values()):
+        own = inspect.get_annotations(cls).values()
+        if any(not str(a).startswith("ClassVar") for a in own) or not dataclasses.is_dataclass(cls):
             # Only classes with attributes of their own: making a dataclass costs more than all else in an import.
             dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
         if "name" not in cls.__dict__ or not cls.name:
