@@ -17,3 +17,12 @@ def test_example(program: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout
+
+
+@pytest.mark.slow
+def test_demo() -> None:
+    """`make demo`: its exit code says whether every check of its table holds."""
+    command = [sys.executable, str(EXAMPLES / "digits" / "demo.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "held-out accuracy" in done.stdout
