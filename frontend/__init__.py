@@ -2,7 +2,7 @@
 
 from math import e, inf, nan, pi
 
-from flambeau import autograd, linalg, random
+from flambeau import autograd, linalg, nn, optim, random, utils
 from flambeau.autograd import (
     enable_grad,
     inference_mode,
@@ -58,6 +58,7 @@ from flambeau.dtypes import bool_ as bool
 from flambeau.dtypes import float_ as float
 from flambeau.dtypes import int_ as int
 from flambeau.evaluation import stats, sync
+from flambeau.export import Exported, export
 from flambeau.indexing import (
     argwhere,
     bincount,
@@ -221,6 +222,7 @@ from flambeau.reduction import (
     var,
     var_mean,
 )
+from flambeau.serialization import load, save
 from flambeau.shaping import (
     broadcast_tensors,
     broadcast_to,
