@@ -78,7 +78,9 @@ class _Writer:
         if isinstance(x, Size):
             return {"size": list(x)}
         if isinstance(x, tuple) and hasattr(x, "_fields"):
-            raise TypeError(f"save: at {path or 'the top'}: a named tuple ({type(x).__name__}) would lose its type")
+            raise TypeError(
+                f"save: at {path or 'the top'}: a named tuple ({type(x).__name__}) would lose its type"
+            )
         for container, kind in ((list, "list"), (tuple, "tuple"), (set, "set")):
             if type(x) is container:
                 return {kind: [self.node(y, _below(path, i)) for i, y in enumerate(x)]}
@@ -149,7 +151,9 @@ class _Reader:
         entry = self.entries[name]
         dtype = _DTYPES.get(entry["dtype"])
         if dtype is None:
-            raise ValueError(f"load: tensor {name!r} has dtype {entry['dtype']}, which Flambeau does not have")
+            raise ValueError(
+                f"load: tensor {name!r} has dtype {entry['dtype']}, which Flambeau does not have"
+            )
         array = np.frombuffer(bytearray(entry["data"]), dtype.numpy).reshape(entry["shape"])
         found = from_array(array, dtype.element)
         if parameter:
@@ -183,9 +187,14 @@ class _Reader:
 def load(f: str | os.PathLike[str] | BinaryIO, map_location: Any = None, *, weights_only: bool = True) -> Any:
     """Read what `save` wrote; any other safetensors file gives a dictionary of tensors by name.
 
+    A shared library (.so, .dylib, .dll) that `export` or the command line made gives a callable on NumPy arrays.
     ValueError if it is neither, or damaged. `weights_only` is accepted and always so: a file holds no code.
     """
     devices.check(map_location)
+    if isinstance(f, (str, os.PathLike)) and os.fspath(f).endswith((".so", ".dylib", ".dll")):
+        from flambeau.runtime.library import load as load_library
+
+        return load_library(f)
     if isinstance(f, (str, os.PathLike)):
         content, where = Path(f).read_bytes(), os.fspath(f)
     else:
@@ -205,7 +214,9 @@ def load(f: str | os.PathLike[str] | BinaryIO, map_location: Any = None, *, weig
             raise ValueError(f"load: {where} was written by a newer Flambeau (format {described['version']})")
         return reader.value(described["root"])
     except (KeyError, TypeError) as error:
-        raise ValueError(f"load: {where} is damaged: its structure does not fit its tensors ({error!r})") from None
+        raise ValueError(
+            f"load: {where} is damaged: its structure does not fit its tensors ({error!r})"
+        ) from None
 
 
 __all__ = ["load", "save"]

@@ -41,6 +41,8 @@ def test_module(tmp_path: Path) -> None:
         expected = model(torch.from_numpy(x)).detach().numpy()
         np.testing.assert_allclose(exported.run(x), expected, rtol=1e-5, atol=1e-6)
         assert library(x).tobytes() == exported.run(x).tobytes()
+    assert type(torch.load(tmp_path / "model.so")) is type(library)
+    assert torch.export is export
     assert library.name == "model"  # after the file, since no name was given
 
 
