@@ -19,7 +19,9 @@ _STAGES = ("trace", "autodiff", "simplify", "fuse", "loops", "plan", "llvm", "ob
 @click.option("--stage", type=click.Choice(_STAGES), help="Print this stage's text instead.")
 @click.option("--target", help="Compile for this target triple; this machine by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def command(source: str, inputs: list[InputSpec], stage: str | None, target: str | None, as_json: bool) -> None:
+def command(
+    source: str, inputs: list[InputSpec], stage: str | None, target: str | None, as_json: bool
+) -> None:
     """Show SOURCE: its signature, and for what is not compiled yet its memory plan and kernels, or a stage's text."""
     if source.endswith(LIBRARY_SUFFIXES):
         if stage is not None:
@@ -82,7 +84,9 @@ def _print(facts: dict[str, Any]) -> None:
         if key in signature:
             console.print(f"{key.replace('_', ' ')}: {signature[key]}", highlight=False)
     if "target" in signature:
-        console.print(f"target: {signature['target']['triple']}, {signature['target']['cpu']}", highlight=False)
+        console.print(
+            f"target: {signature['target']['triple']}, {signature['target']['cpu']}", highlight=False
+        )
     if "kernels" not in facts:
         return
     console.print(f"arena: {facts['memory']['arena_bytes']} bytes", highlight=False)
@@ -90,5 +94,7 @@ def _print(facts: dict[str, Any]) -> None:
         console.print(f"  +{value['offset']}: {value['value']}", highlight=False, markup=False)
     table = Table("kernel", "family", "operations", "writes", box=None, pad_edge=False)
     for kernel in facts["kernels"]:
-        table.add_row(kernel["name"], kernel["family"], " ".join(kernel["operations"]), ", ".join(kernel["writes"]))
+        table.add_row(
+            kernel["name"], kernel["family"], " ".join(kernel["operations"]), ", ".join(kernel["writes"])
+        )
     console.print(table, markup=False)

@@ -71,7 +71,12 @@ def _debug_option() -> click.Option:
             ctx.meta["flambeau.debug"] = True  # shared by all contexts of one call
 
     return click.Option(
-        ["--debug"], is_flag=True, expose_value=False, is_eager=True, callback=remember, help="Show tracebacks."
+        ["--debug"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=remember,
+        help="Show tracebacks.",
     )
 
 

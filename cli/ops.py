@@ -52,13 +52,19 @@ def _first(text: str) -> str:
 
 
 def _facts(name: str, cls: Any) -> dict[str, Any]:
-    facts: dict[str, Any] = {"name": name, "summary": _first(inspect.getdoc(cls) or ""), "doc": inspect.getdoc(cls)}
+    facts: dict[str, Any] = {
+        "name": name,
+        "summary": _first(inspect.getdoc(cls) or ""),
+        "doc": inspect.getdoc(cls),
+    }
     facts["attributes"] = [{"name": f.name, "type": str(f.type)} for f in cls.attribute_fields()]
     facts["operands"] = [p for p in inspect.signature(cls.infer).parameters if p != "self"]
     if name.startswith("graph."):
         vjp = cls.vjp
         facts["family"] = getattr(cls, "schedule_family", None)
-        facts["composite"] = "decompose" in {k for c in cls.__mro__[:-1] for k in vars(c) if c.__name__ != "GraphOp"}
+        facts["composite"] = "decompose" in {
+            k for c in cls.__mro__[:-1] for k in vars(c) if c.__name__ != "GraphOp"
+        }
         facts["differentiable"] = inspect.isfunction(vjp)
         if not inspect.isfunction(vjp) and getattr(vjp, "why", None):
             facts["not_differentiable_because"] = vjp.why
@@ -72,5 +78,7 @@ def _page(facts: dict[str, Any]) -> str:
     if "family" in facts:
         lines.append(f"kind: {'composite' if facts['composite'] else facts['family']}")
         because = facts.get("not_differentiable_because")
-        lines.append(f"derivative: {'yes' if facts['differentiable'] else 'no' + (f', {because}' if because else '')}")
+        lines.append(
+            f"derivative: {'yes' if facts['differentiable'] else 'no' + (f', {because}' if because else '')}"
+        )
     return "\n".join(lines)

@@ -10,7 +10,9 @@ import click
 
 @click.command("opt", short_help="Run graph passes on IR text.")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
-@click.option("--passes", "pipeline", help="Names with commas between them; options in braces: name{option=value}.")
+@click.option(
+    "--passes", "pipeline", help="Names with commas between them; options in braces: name{option=value}."
+)
 @click.option("--verify", is_flag=True, help="Check the graph's rules before, between and after the passes.")
 @click.option("--timing", is_flag=True, help="Print what each pass took, on stderr.")
 @click.option("--no-locations", is_flag=True, help="Leave places in the source out of the output.")

@@ -21,10 +21,16 @@ Array = np.ndarray[Any, Any]
 @click.argument("source")
 @click.option("-i", "--input", "inputs", multiple=True, metavar="FILE.npy|SHAPE:DTYPE",
               help="One input: a .npy file, or a shape to fill with random numbers. Repeat.")  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write outputs to this .npy (one) or .npz file.")
-@click.option("--size", "sizes", multiple=True, metavar="NAME=NUMBER", help="A size of random inputs. Repeat.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write outputs to this .npy (one) or .npz file."
+)
+@click.option(
+    "--size", "sizes", multiple=True, metavar="NAME=NUMBER", help="A size of random inputs. Repeat."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads that a library may use.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads that a library may use."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print outputs as JSON.")
 def command(
     source: str,
@@ -87,13 +93,18 @@ def _numbers(sizes: Sequence[str]) -> dict[str, int]:
 
 
 def _arrays(
-    signature: dict[str, Any], given: Sequence[InputSpec | Array], sizes: dict[str, int], rng: np.random.Generator
+    signature: dict[str, Any],
+    given: Sequence[InputSpec | Array],
+    sizes: dict[str, int],
+    rng: np.random.Generator,
 ) -> list[Array]:
     expected = signature["inputs"]
     unknown = set(sizes) - set(signature["symbols"])
     if unknown:
         have = ", ".join(signature["symbols"]) or "none"
-        raise SourceError(f"{signature['name']} has no symbolic size {', '.join(sorted(unknown))}; it has {have}")
+        raise SourceError(
+            f"{signature['name']} has no symbolic size {', '.join(sorted(unknown))}; it has {have}"
+        )
     if given and len(given) != len(expected):
         names = ", ".join(e["name"] for e in expected)
         raise SourceError(f"{signature['name']} takes {len(expected)} inputs ({names}), got {len(given)}")

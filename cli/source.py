@@ -160,14 +160,20 @@ def _resolve(module: Any, attribute: str, path: Path) -> tuple[Any, Any]:
     for part in attribute.split("."):
         if not hasattr(found, part):
             public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-            offered = ", ".join(n for n in public if getattr(vars(module)[n], "__module__", "") == module.__name__ or
-                                hasattr(vars(module)[n], "named_parameters"))
+            offered = ", ".join(
+                n
+                for n in public
+                if getattr(vars(module)[n], "__module__", "") == module.__name__
+                or hasattr(vars(module)[n], "named_parameters")
+            )
             raise SourceError(f"{path} has no {attribute!r}; it has {offered or 'nothing callable'}")
         found = getattr(found, part)
     if isinstance(found, Exported) or (hasattr(found, "named_parameters") and not isinstance(found, type)):
         return found, found
     if not callable(found):
-        raise SourceError(f"{path}:{attribute} is a {type(found).__name__}; expected a module, a function or a factory")
+        raise SourceError(
+            f"{path}:{attribute} is a {type(found).__name__}; expected a module, a function or a factory"
+        )
     if not isinstance(found, type) and _required(found) > 0:
         return found, found
     if not isinstance(found, type) and _positional(found) > 0 and hasattr(found, "example_inputs"):
@@ -187,12 +193,16 @@ def _parameters(function: Any) -> list[inspect.Parameter]:
 
 
 def _positional(function: Any) -> int:
-    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in _parameters(function))
+    return sum(
+        p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
+        for p in _parameters(function)
+    )
 
 
 def _required(function: Any) -> int:
     return sum(
-        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in _parameters(function)
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in _parameters(function)
     )
 
 
@@ -205,7 +215,9 @@ def _from_object(
     if isinstance(found, Exported):
         return found
     if not callable(found):
-        raise SourceError(f"{source} gave a {type(found).__name__}; expected a module, a function or (either, inputs)")
+        raise SourceError(
+            f"{source} gave a {type(found).__name__}; expected a module, a function or (either, inputs)"
+        )
     for holder in (found, maker):
         if examples is None:
             examples = getattr(holder, "example_inputs", None)

@@ -23,7 +23,11 @@ class Location:
 
     def render(self, text: str | None = None) -> str:
         """The location, the source line under it, and a caret. `text` is the source if it is not in a file."""
-        line = text.split("\n")[self.line - 1] if text is not None else linecache.getline(self.file, self.line).rstrip("\n")
+        line = (
+            text.split("\n")[self.line - 1]
+            if text is not None
+            else linecache.getline(self.file, self.line).rstrip("\n")
+        )
         if not line.strip():
             return str(self)
         column = self.column or len(line) - len(line.lstrip()) + 1
@@ -73,7 +77,11 @@ def caller_location(depth: int = 2) -> tuple[str, int] | None:
 
 
 _INTERNAL: dict[str, bool] = {}
-_FOLDERS = tuple(f"{_PACKAGE}{sep}{folder}{sep}" for sep in "/\\" for folder in ("frontend", "compiler", "runtime", "cli", "flambeau"))
+_FOLDERS = tuple(
+    f"{_PACKAGE}{sep}{folder}{sep}"
+    for sep in "/\\"
+    for folder in ("frontend", "compiler", "runtime", "cli", "flambeau")
+)
 
 
 def is_internal(filename: str) -> bool:

@@ -20,7 +20,9 @@ def dump(c: Compilation, folder: str | Path) -> Path:
     target = Path(folder) / f"{next(_serial):03}-{c.graph.name or 'graph'}"
     target.mkdir(parents=True, exist_ok=True)
     for number, (stage, _) in enumerate(STAGES):
-        (target / f"{number:02}-{stage}.{_SUFFIX.get(stage, 'mlir')}").write_text(stage_text(c, stage, locations=True))
+        (target / f"{number:02}-{stage}.{_SUFFIX.get(stage, 'mlir')}").write_text(
+            stage_text(c, stage, locations=True)
+        )
     return target
 
 
@@ -29,7 +31,8 @@ def summary(c: Compilation) -> str:
     place = next((o.location for o in c.graph.operations if o.location is not None), None)
     where = f" at {place}" if place is not None else ""
     total = sum(c.seconds.values()) * 1e3
-    return f"compiled{where}: {len(c.graph.operations)} operations, {len(c.names)} kernels ({len(c.kernels)} different), {total:.0f} ms"
+    counts = f"{len(c.graph.operations)} operations, {len(c.names)} kernels ({len(c.kernels)} different)"
+    return f"compiled{where}: {counts}, {total:.0f} ms"
 
 
 def details(c: Compilation) -> list[str]:

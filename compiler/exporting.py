@@ -85,12 +85,19 @@ def _check(graph: Graph, roles: ExportRoles) -> None:
     for (label, array), parameter in zip(kept, graph.parameters[len(roles.inputs) :], strict=True):
         type = tensor_of(parameter)
         if array.shape != type.shape or array.dtype != type.element.numpy:
-            raise CompilationError(f"{label}: the parameter is {type}, its content {array.dtype}{list(array.shape)}")
+            raise CompilationError(
+                f"{label}: the parameter is {type}, its content {array.dtype}{list(array.shape)}"
+            )
     for (label, _), before, after in zip(
-        roles.state, graph.parameters[len(roles.inputs) + len(roles.weights) :], graph.results[len(roles.outputs) :], strict=True
+        roles.state,
+        graph.parameters[len(roles.inputs) + len(roles.weights) :],
+        graph.results[len(roles.outputs) :],
+        strict=True,
     ):
         if before.type is not after.type:
-            raise CompilationError(f"the state {label} is {before.type} before a step and {after.type} after it")
+            raise CompilationError(
+                f"the state {label} is {before.type} before a step and {after.type} after it"
+            )
 
 
 def _described(label: str, value: Value) -> dict[str, Any]:
@@ -110,12 +117,21 @@ def _signature(c: Compilation, roles: ExportRoles, name: str) -> dict[str, Any]:
         "symbols": [s.name for s in c.symbols],
         "inputs": [_described(n, v) for n, v in zip(roles.inputs, graph.parameters, strict=False)],
         "outputs": [_described(n, v) for n, v in zip(roles.outputs, graph.results, strict=False)],
-        "state": [_described(n, v) for (n, _), v in zip(roles.state, graph.parameters[first_state:], strict=True)],
-        "weights": [_described(n, v) for (n, _), v in zip(roles.weights, graph.parameters[len(roles.inputs) :], strict=False)],
+        "state": [
+            _described(n, v) for (n, _), v in zip(roles.state, graph.parameters[first_state:], strict=True)
+        ],
+        "weights": [
+            _described(n, v)
+            for (n, _), v in zip(roles.weights, graph.parameters[len(roles.inputs) :], strict=False)
+        ],
         "weight_bytes": sum(a.nbytes for _, a in roles.weights) + sum(a.nbytes for a in c.constants),
         "workspace": str(c.memory.size),
         "kernels": len(c.kernels),
-        "target": {"triple": c.target.triple, "cpu": c.target.cpu, "requires": [n for n, *_ in required_features(c.target)]},
+        "target": {
+            "triple": c.target.triple,
+            "cpu": c.target.cpu,
+            "requires": [n for n, *_ in required_features(c.target)],
+        },
     }
 
 
@@ -209,7 +225,11 @@ class _LibraryWriter:
             lines.append(self._constant(f"fb.status{int(status)}", status.message.encode() + b"\0"))
         for number, (label, _) in enumerate(self.roles.state):
             lines.append(self._constant(f"fb.name{number}", label.encode() + b"\0"))
-        lines += ["declare ptr @aligned_alloc(i64, i64)", "declare void @free(ptr)", "declare i32 @strcmp(ptr, ptr)"]
+        lines += [
+            "declare ptr @aligned_alloc(i64, i64)",
+            "declare void @free(ptr)",
+            "declare i32 @strcmp(ptr, ptr)",
+        ]
         if "@llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)" not in self.c.llvm:
             lines.append("declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
         for function in (abi.POOL_CREATE, abi.POOL_DESTROY):
@@ -234,7 +254,9 @@ class _LibraryWriter:
             for position, register in enumerate("abcd"):
                 if register in "bc":
                     registers[leaf, register] = f"%id{leaf}{register}"
-                    lines.append(f"  %id{leaf}{register} = extractvalue {{ i32, i32, i32, i32 }} %id{leaf}, {position}")
+                    lines.append(
+                        f"  %id{leaf}{register} = extractvalue {{ i32, i32, i32, i32 }} %id{leaf}, {position}"
+                    )
         masks: dict[tuple[int, str], int] = {(1, "c"): 1 << 27}  # OSXSAVE: xgetbv may be asked
         for _, leaf, register, bit in features:
             masks[leaf, register] = masks.get((leaf, register), 0) | 1 << bit
@@ -429,7 +451,9 @@ class _LibraryWriter:
             if number in self.offsets:
                 places.append(f"getelementptr (i8, ptr @fb.weights, i64 {self.offsets[number]})")
                 continue
-            lines.append(f"  %now{number} = getelementptr i8, ptr %current, i64 {self.state_offsets[number - first_state]}")
+            lines.append(
+                f"  %now{number} = getelementptr i8, ptr %current, i64 {self.state_offsets[number - first_state]}"
+            )
             places.append(f"%now{number}")
         places += outputs
         for number, offset in enumerate(self.state_offsets):
@@ -460,7 +484,9 @@ class _LibraryWriter:
         assert self.c.memory is not None
         _, dims = self._symbols()
         code, size = self._size(aligned(self.c.memory.size), "need")
-        return "\n".join([f"define i64 @{self.name}_workspace_bytes({dims}) {{", *code, f"  ret i64 {size}", "}\n"])
+        return "\n".join(
+            [f"define i64 @{self.name}_workspace_bytes({dims}) {{", *code, f"  ret i64 {size}", "}\n"]
+        )
 
     def _error(self) -> str:
         cases = " ".join(f"i32 {int(s)}, label %s{int(s)}" for s in abi.Status)
@@ -536,4 +562,3 @@ class _LibraryWriter:
 def names_of(prefix: str, count: int) -> tuple[str, ...]:
     """``prefix0``, ``prefix1``, …; just ``prefix`` for one."""
     return (prefix,) if count == 1 else tuple(f"{prefix}{i}" for i in range(count))
-

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from flambeau.compiler.dialects.graph.constants import Constant
 from flambeau.compiler.diagnostics import CompilationError
+from flambeau.compiler.dialects.graph.constants import Constant
 from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild
 from flambeau.compiler.ir.dims import Dim, Index, Symbol, evaluate
 from flambeau.compiler.lowering.context import tensor_of
@@ -69,7 +69,12 @@ class Compilation:
 
 
 def compile_stages(
-    graph: Graph, target: TargetDescription | None = None, *, stop_after: str = "object", opt_level: int = 1, entry: str = ENTRY
+    graph: Graph,
+    target: TargetDescription | None = None,
+    *,
+    stop_after: str = "object",
+    opt_level: int = 1,
+    entry: str = ENTRY,
 ) -> Compilation:
     """Run the stages on `graph` for `target` (this machine if None), up to and including `stop_after`."""
     names = [name for name, _ in STAGES]
@@ -148,7 +153,8 @@ def _llvm(c: Compilation, opt_level: int, entry: str) -> None:
     calls = []
     for call, name, workspace in zip(c.program.calls, c.names, c.memory.workspaces, strict=True):
         places = tuple(
-            Place(arguments[v]) if v in arguments else Place(None, c.memory.offsets[v]) for v in (*call.operands, *call.results)
+            Place(arguments[v]) if v in arguments else Place(None, c.memory.offsets[v])
+            for v in (*call.operands, *call.results)
         )
         calls.append(EntryCall(name, places, workspace, c.kernels[name].symbols))
     functions: list[Operation] = []
@@ -184,4 +190,6 @@ def fingerprint(graph: Graph) -> str:
 def unknown_symbols(graph: Graph) -> set[Symbol]:
     """Symbols of results that no parameter's shape determines."""
     given = set(symbols_of([tensor_of(p) for p in graph.parameters]))
-    return {s for r in graph.results for d in tensor_of(r).shape if isinstance(d, Dim) for s in d.symbols()} - given
+    return {
+        s for r in graph.results for d in tensor_of(r).shape if isinstance(d, Dim) for s in d.symbols()
+    } - given

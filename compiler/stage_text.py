@@ -69,7 +69,7 @@ def plan_text(c: Compilation) -> str:
     lines = [f"arena: {c.memory.size} bytes"]
     for call, name, workspace in zip(c.program.calls, c.names, c.memory.workspaces, strict=True):
         scratch = "" if workspace is None else f", workspace arena+{workspace}"
-        lines.append(f"{name} ({call.kernel.family}): {places(call.operands)} -> {places(call.results)}{scratch}")
+        lines.append(
+            f"{name} ({call.kernel.family}): {places(call.operands)} -> {places(call.results)}{scratch}"
+        )
     return "\n".join(lines) + "\n"
-
-

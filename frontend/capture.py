@@ -61,7 +61,9 @@ class _Trace:
         self.aliases: dict[Cell, tuple[Value, Value | None]] = {}
         self.arguments: dict[Cell, Value] = {}
         self.created: weakref.WeakSet[Cell] = weakref.WeakSet()
-        self.born: weakref.WeakKeyDictionary[Cell, Value] = weakref.WeakKeyDictionary()  # written: content at first
+        self.born: weakref.WeakKeyDictionary[Cell, Value] = (
+            weakref.WeakKeyDictionary()
+        )  # written: content at first
         self.gradients: dict[int, tuple[Tensor, Any]] = {}
         self.numbers: list[Captured] = []
 
@@ -93,7 +95,9 @@ class _Trace:
         value = Value(type)
         label = getattr(source, "__name__", "")
         content = evaluation.array_of(source(), element)
-        self.numbers.append(Captured(None, value, content, value, label if label.isidentifier() else "number"))
+        self.numbers.append(
+            Captured(None, value, content, value, label if label.isidentifier() else "number")
+        )
         return value
 
     def restore(self) -> None:
@@ -159,7 +163,9 @@ def capture(
             for cell, (old, parameter, _) in trace.cells.items()
         ]
         if any(cell.value is not value for cell, value in trace.arguments.items()):
-            raise ExportError(f"{name}: the function changes an argument in place; return the new tensor instead")
+            raise ExportError(
+                f"{name}: the function changes an argument in place; return the new tensor instead"
+            )
         captured += _new_state(trace, found, name)
     except evaluation.TraceError as error:
         raise ExportError(

@@ -73,7 +73,9 @@ class Exported:
             "state": [_described(n, v) for (n, _), v in zip(self.state, parameters[after_weights:])],
         }
 
-    def compilation(self, stop_after: str = "object", target: Any = None, opt_level: int | None = None) -> Any:
+    def compilation(
+        self, stop_after: str = "object", target: Any = None, opt_level: int | None = None
+    ) -> Any:
         """The compiler's stages up to `stop_after` (`compiler.pipeline.Compilation`)."""
         from flambeau.compiler import options
         from flambeau.compiler.pipeline import compile_stages
@@ -145,14 +147,18 @@ class Exported:
             expected = _type(parameter)
             array = np.asarray(given.detach().numpy() if isinstance(given, Tensor) else given)
             if array.dtype != expected.element.numpy:
-                raise TypeError(f"{self.name}: input {label}: expected {expected.element.numpy}, got {array.dtype}")
+                raise TypeError(
+                    f"{self.name}: input {label}: expected {expected.element.numpy}, got {array.dtype}"
+                )
             fits = array.ndim == expected.rank
             for d, n in zip(expected.shape, array.shape):
                 known = sizes.setdefault(str(d), n) if isinstance(d, Dim) else d
                 fits = fits and known == n and n > 0
             if not fits:
                 shape = [d if isinstance(d, int) else str(d) for d in expected.shape]
-                raise ValueError(f"{self.name}: input {label}: expected shape {shape}, got {list(array.shape)}")
+                raise ValueError(
+                    f"{self.name}: input {label}: expected shape {shape}, got {list(array.shape)}"
+                )
             checked.append(array)
         return checked
 
@@ -167,7 +173,12 @@ class Exported:
         return export_library(self.graph, roles, identifier(name or self.name), _target(target), level)
 
     def save(
-        self, path: str | os.PathLike[str], target: Any = None, *, name: str | None = None, opt_level: int | None = None
+        self,
+        path: str | os.PathLike[str],
+        target: Any = None,
+        *,
+        name: str | None = None,
+        opt_level: int | None = None,
     ) -> Path:
         """Write the shared library to `path` and its C header beside it; returns the library's path.
 
@@ -307,7 +318,9 @@ def _dynamic(
     found: dict[int, dict[int, str]] = {}
     for key, axes in given.items():
         if isinstance(key, str) and key not in labels:
-            raise ExportError(f"dynamic_shapes: there is no argument {key!r}; there are {', '.join(labels) or 'none'}")
+            raise ExportError(
+                f"dynamic_shapes: there is no argument {key!r}; there are {', '.join(labels) or 'none'}"
+            )
         position = labels.index(key) if isinstance(key, str) else key
         if not isinstance(position, int) or not 0 <= position < len(arguments):
             raise ExportError(f"dynamic_shapes: there is no argument {key!r}; there are {len(arguments)}")
@@ -317,7 +330,9 @@ def _dynamic(
         shape = argument.shape if isinstance(argument, Tensor) else np.shape(argument)
         for axis, symbol in axes.items():
             if not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
-                raise ExportError(f"dynamic_shapes: argument {key!r} has {len(shape)} axes, there is no axis {axis!r}")
+                raise ExportError(
+                    f"dynamic_shapes: argument {key!r} has {len(shape)} axes, there is no axis {axis!r}"
+                )
             if not str(symbol).isidentifier() or str(symbol) in _RESERVED:
                 raise ExportError(f"dynamic_shapes: a size's name must be a C identifier, got {symbol!r}")
             found.setdefault(position, {})[axis % len(shape)] = str(symbol)
@@ -347,7 +362,9 @@ def _output_names(outputs: Any) -> list[str]:
         elif part is not None:
             items = part.items() if isinstance(part, dict) else enumerate(part)
             for key, inner in items:
-                visit(inner, str(key) if isinstance(part, dict) and not label else f"{label or 'output'}{key}")
+                visit(
+                    inner, str(key) if isinstance(part, dict) and not label else f"{label or 'output'}{key}"
+                )
 
     visit(outputs, "")
     return [label for _, label in sorted(found)]
@@ -383,4 +400,6 @@ def _known_size(found: Capture, result: Value, name: str) -> None:
     given = set(symbols_of([_type(p) for p in found.graph.parameters]))
     unknown = {s for d in _type(result).shape if isinstance(d, Dim) for s in d.symbols()} - given
     if unknown:
-        raise ExportError(f"{name}: no input's shape determines the size {', '.join(map(str, unknown))} of a result")
+        raise ExportError(
+            f"{name}: no input's shape determines the size {', '.join(map(str, unknown))} of a result"
+        )

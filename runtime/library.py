@@ -42,12 +42,16 @@ class Library:
         self.name = self._find_name()
         self.signature: dict[str, Any] = json.loads(self._function("signature", ctypes.c_char_p)())
         if self.signature["abi"] != abi.VERSION:
-            raise LibraryError(f"{path}: built for interface version {self.signature['abi']}, this is {abi.VERSION}")
+            raise LibraryError(
+                f"{path}: built for interface version {self.signature['abi']}, this is {abi.VERSION}"
+            )
         self._run = self._function("run", ctypes.c_int32)
         self._error = self._function("error", ctypes.c_char_p)
         self._handle = ctypes.c_void_p()
         self._lock = threading.Lock()
-        self._check(self._function("create", ctypes.c_int32)(ctypes.byref(self._handle), ctypes.c_int32(threads)))
+        self._check(
+            self._function("create", ctypes.c_int32)(ctypes.byref(self._handle), ctypes.c_int32(threads))
+        )
 
     def _find_name(self) -> str:
         """The library's functions start with its name, which is the file's unless that was renamed."""
@@ -84,7 +88,8 @@ class Library:
         sizes: dict[str, int] = {}
         arrays = [self._input(entry, given, sizes) for entry, given in zip(expected, inputs, strict=True)]
         outputs = [
-            np.empty([self._extent(d, sizes) for d in e["shape"]], _dtype(e["dtype"])) for e in self.signature["outputs"]
+            np.empty([self._extent(d, sizes) for d in e["shape"]], _dtype(e["dtype"]))
+            for e in self.signature["outputs"]
         ]
         numbers = [ctypes.c_int64(sizes[s]) for s in self.signature["symbols"]]
         pointers = [ctypes.c_void_p(a.ctypes.data) for a in (*arrays, *outputs)]
@@ -98,9 +103,15 @@ class Library:
         if array.dtype != dtype:
             raise TypeError(f"{self.name}: input {entry['name']}: expected {dtype}, got {array.dtype}")
         if array.ndim != len(entry["shape"]):
-            raise ValueError(f"{self.name}: input {entry['name']}: expected shape {entry['shape']}, got {list(array.shape)}")
+            raise ValueError(
+                f"{self.name}: input {entry['name']}: expected shape {entry['shape']}, got {list(array.shape)}"
+            )
         for expected, actual in zip(entry["shape"], array.shape, strict=True):
-            known = sizes.setdefault(expected, actual) if isinstance(expected, str) and expected.isidentifier() else expected
+            known = (
+                sizes.setdefault(expected, actual)
+                if isinstance(expected, str) and expected.isidentifier()
+                else expected
+            )
             if isinstance(known, int) and known != actual:
                 raise ValueError(
                     f"{self.name}: input {entry['name']}: expected shape {entry['shape']}, got {list(array.shape)}"

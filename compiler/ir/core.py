@@ -24,7 +24,9 @@ class Value:
 
     __slots__ = ("type", "owner", "index", "data", "requires_grad", "hooks", "__weakref__")
 
-    def __init__(self, type: Type, owner: Operation | None = None, index: int = 0, requires_grad: bool = False) -> None:
+    def __init__(
+        self, type: Type, owner: Operation | None = None, index: int = 0, requires_grad: bool = False
+    ) -> None:
         self.type = type
         self.owner = owner
         self.index = index
@@ -113,7 +115,9 @@ def infer_types(definition: OpDef, operand_types: tuple[Type, ...]) -> tuple[Typ
     return found
 
 
-def create(definition: OpDef, *operands: Value, location: Any = None, requires_grad: bool = False) -> Operation:
+def create(
+    definition: OpDef, *operands: Value, location: Any = None, requires_grad: bool = False
+) -> Operation:
     """Make a graph operation: infers its types. A TypeInferenceError gets `location`."""
     try:
         types = infer_types(definition, tuple([v.type for v in operands]))

@@ -113,7 +113,9 @@ class Dim:
 
     def _print(self) -> str:
         parts = []
-        for monomial, coefficient in sorted(self.terms.items(), key=lambda t: [_order(a) for a in t[0]], reverse=True):
+        for monomial, coefficient in sorted(
+            self.terms.items(), key=lambda t: [_order(a) for a in t[0]], reverse=True
+        ):
             factors = [repr(a) for a in monomial]
             if coefficient != 1 or not factors:
                 factors.append(str(coefficient))
@@ -376,7 +378,9 @@ def _ones_nonnegative(value: Dim) -> bool:
     others = [(m, c) for m, c in value.terms.items() if m]
     if any(c < 0 for _, c in others):
         return False
-    if any(not isinstance(a, Symbol) or a.value is not None or a.high is not None for m, _ in others for a in m):
+    if any(
+        not isinstance(a, Symbol) or a.value is not None or a.high is not None for m, _ in others for a in m
+    ):
         return False
     return sum(c for _, c in others) + constant >= 0
 

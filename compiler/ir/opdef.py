@@ -110,7 +110,11 @@ class OpDef(metaclass=_Interning):
 def _normalised(value: Any, annotation: Any) -> Any:
     if isinstance(value, list):
         value = tuple(_normalised(v, "") for v in value)
-    if annotation in ("int", int) and isinstance(value, bool | pytypes.NoneType) is False and hasattr(value, "__index__"):
+    if (
+        annotation in ("int", int)
+        and isinstance(value, bool | pytypes.NoneType) is False
+        and hasattr(value, "__index__")
+    ):
         return int(value)
     if annotation in ("float", float):
         return float(value)

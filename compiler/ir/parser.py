@@ -13,9 +13,9 @@ import numpy as np
 
 import flambeau.compiler.dialects.graph  # registers the graph operations
 import flambeau.compiler.dialects.loops  # noqa: F401  registers the loop operations
+from flambeau.compiler.diagnostics import FlambeauError, Location, ParseError
 from flambeau.compiler.dialects.graph.base import GraphOp
 from flambeau.compiler.dialects.graph.constants import Literal
-from flambeau.compiler.diagnostics import FlambeauError, Location, ParseError
 from flambeau.compiler.ir import types
 from flambeau.compiler.ir.core import Block, Graph, Operation, Region, Value, infer_types
 from flambeau.compiler.ir.dims import Index, parse
@@ -150,7 +150,10 @@ class _Parser:
         if last is None or last.name != "func.return":
             raise self.error('a function ends in "func.return"', start)
         body = block.operations[:-1]
-        if body and not isinstance(body[0].definition, GraphOp) or set(attributes) - {"function_type", "sym_name"}:
+        if (body and not isinstance(body[0].definition, GraphOp)) or set(attributes) - {
+            "function_type",
+            "sym_name",
+        }:
             return self.build("func.func", [], attributes, blocks, types_, location, start)
         if any(not isinstance(o.definition, GraphOp) for o in body):
             raise self.error("a function holds graph operations or loop operations, not both", start)
@@ -175,7 +178,9 @@ class _Parser:
         parts, location = self.operation_parts()
         name, operands, attributes, blocks, type = parts
         if len(operands) != len(type.inputs):
-            raise self.error(f'"{name}" has {len(operands)} operands and {len(type.inputs)} operand types', head)
+            raise self.error(
+                f'"{name}" has {len(operands)} operands and {len(type.inputs)} operand types', head
+            )
         values = []
         for token, expected in zip(operands, type.inputs, strict=True):
             value = self.lookup(token)
@@ -183,7 +188,9 @@ class _Parser:
                 raise self.error(f"{token.text} is a {value.type}, not a {expected}", token)
             values.append(value)
         if len(names) != len(type.results):
-            raise self.error(f'"{name}" has {len(type.results)} results and {len(names)} names for them', start)
+            raise self.error(
+                f'"{name}" has {len(type.results)} results and {len(names)} names for them', start
+            )
         made = self.build(name, values, attributes, blocks, type, location, head)
         for token, result in zip(names, made.results, strict=True):
             self.define(token, result)
@@ -221,7 +228,9 @@ class _Parser:
             self.at += 1
             names: list[tuple[Token, Type]] = []
             self.take("(")
-            names = self.listed(")", lambda: (self.take_kind("value", "a value"), self.take(":"), self.type())[::2])
+            names = self.listed(
+                ")", lambda: (self.take_kind("value", "a value"), self.take(":"), self.type())[::2]
+            )
             self.take(":")
             block = Block([t for _, t in names])
             for (token, _), argument in zip(names, block.arguments, strict=True):
@@ -426,7 +435,11 @@ class _Parser:
                 little = np.frombuffer(content, type.element.numpy.newbyteorder("<")).reshape(shape)
                 return Literal(little.astype(type.element.numpy), type.element)
             if content is None:
-                return Literal(np.zeros(shape, type.element.numpy).reshape(shape) if 0 in shape else np.empty((0,)).reshape(shape))
+                return Literal(
+                    np.zeros(shape, type.element.numpy).reshape(shape)
+                    if 0 in shape
+                    else np.empty((0,)).reshape(shape)
+                )
             if isinstance(content, list):
                 array = np.array(content, type.element.numpy)
                 if array.shape != shape:

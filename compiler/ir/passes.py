@@ -73,15 +73,21 @@ _READERS: dict[str, Callable[[str], Any]] = {
 
 def _options(cls: type[Pass], text: str) -> dict[str, Any]:
     # A field's type is a class, or its name where annotations are not evaluated.
-    kinds = {f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in dataclasses.fields(cls)}
+    kinds = {
+        f.name: f.type.__name__ if isinstance(f.type, type) else str(f.type) for f in dataclasses.fields(cls)
+    }
     options: dict[str, Any] = {}
     for item in text.split():
         key, equals, value = item.partition("=")
         key = key.replace("-", "_")
         if key not in kinds or not equals:
-            raise CompilationError(f"the pass {cls.name} has no option {item!r}; it has {', '.join(kinds) or 'none'}")
+            raise CompilationError(
+                f"the pass {cls.name} has no option {item!r}; it has {', '.join(kinds) or 'none'}"
+            )
         try:
             options[key] = _READERS[kinds[key]](value)
         except ValueError:
-            raise CompilationError(f"{cls.name}: {key} expects a value of type {kinds[key]}, got {value!r}") from None
+            raise CompilationError(
+                f"{cls.name}: {key} expects a value of type {kinds[key]}, got {value!r}"
+            ) from None
     return options

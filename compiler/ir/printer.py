@@ -12,8 +12,8 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flambeau.compiler.dialects.graph.constants import Literal
 from flambeau.compiler.diagnostics import Location
+from flambeau.compiler.dialects.graph.constants import Literal
 from flambeau.compiler.ir.core import Block, Graph, Operation, Value
 from flambeau.compiler.ir.dims import Dim
 from flambeau.compiler.ir.types import FunctionType, Type
@@ -48,7 +48,9 @@ class _Printer:
 
     def graph(self, graph: Graph) -> None:
         """The graph as `func.func`, ended by `func.return`."""
-        self.lines.append(f'  "func.func"() <{{function_type = {_type(graph.type)}, sym_name = {json.dumps(graph.name)}}}> ({{')
+        self.lines.append(
+            f'  "func.func"() <{{function_type = {_type(graph.type)}, sym_name = {json.dumps(graph.name)}}}> ({{'
+        )
         self._arguments(graph.parameters, 1)
         for operation in graph.operations:
             self.operation(operation, 2)
@@ -142,7 +144,15 @@ def _literal(literal: Literal) -> str:
     if literal.array.size == 0:
         return "dense<>" + suffix
     if splat is not None and not (isinstance(splat, float) and not math.isfinite(splat)):
-        inside = "true" if splat is True else "false" if splat is False else _float(splat) if isinstance(splat, float) else str(splat)
+        inside = (
+            "true"
+            if splat is True
+            else "false"
+            if splat is False
+            else _float(splat)
+            if isinstance(splat, float)
+            else str(splat)
+        )
         return f"dense<{inside}>{suffix}"
     if literal.element.is_bool:
         return f"dense<{json.dumps(literal.array.tolist())}>{suffix}"

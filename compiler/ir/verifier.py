@@ -21,14 +21,18 @@ def verify_graph(graph: Graph) -> None:
         known.update(operation.results)
     for number, result in enumerate(graph.results):
         if result not in known:
-            raise VerificationError(f"graph {graph.name}: result {number} is neither computed nor a parameter")
+            raise VerificationError(
+                f"graph {graph.name}: result {number} is neither computed nor a parameter"
+            )
 
 
 def verify_functions(functions: Iterable[Operation]) -> None:
     """Check loop-level functions. Raises VerificationError."""
     for function in functions:
         if function.name != "func.func" or len(function.regions) != 1:
-            raise VerificationError(f"expected func.func with one region, found {function.name}", function.location)
+            raise VerificationError(
+                f"expected func.func with one region, found {function.name}", function.location
+            )
         _verify_block(function.regions[0].block, set(), function)
 
 
@@ -42,7 +46,9 @@ def _verify_block(block: Block, outside: set[Value], parent: Operation) -> None:
             _check_types(operation)
         last = position == len(block.operations) - 1
         if getattr(operation.definition, "is_terminator", False) != last:
-            rule = "a block ends in a terminator" if last else "a terminator is the last operation of its block"
+            rule = (
+                "a block ends in a terminator" if last else "a terminator is the last operation of its block"
+            )
             raise VerificationError(f"{operation.name}: {rule}", operation.location)
         operation.definition.verify(operation)
         for region in operation.regions:
@@ -54,7 +60,8 @@ def _check_operands(operation: Operation, known: set[Value]) -> None:
     for number, value in enumerate(operation.operands):
         if value not in known:
             raise VerificationError(
-                f"{operation.name}: operand {number} is used before it is defined, or outside its region", operation.location
+                f"{operation.name}: operand {number} is used before it is defined, or outside its region",
+                operation.location,
             )
 
 

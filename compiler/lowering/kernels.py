@@ -25,7 +25,8 @@ from flambeau.compiler.targets.machine import TargetDescription
 
 Single = Callable[[LoweringContext, Operation, "Value | None"], None]
 
-#: Families whose kernels are one operation (and, of a contraction, its epilogue): its lowering, and the bytes of workspace that it needs.
+#: Families whose kernels are one operation (and, of a contraction, its epilogue): its lowering, and the bytes of workspace
+#: that it needs.
 SINGLE: dict[str, tuple[Single, Callable[[LoweringContext, Operation], Index]]] = {
     "columns": (lambda ctx, operation, _: lower_columns(ctx, operation), lambda ctx, operation: 0),
     "contraction": (lower_contraction, workspace_bytes),
@@ -105,7 +106,9 @@ def _lower_group(ctx: LoweringContext, kernel: Kernel) -> None:
     graph = kernel.graph
     stages = kernel.stages if isinstance(kernel, StagedKernel) else ()
     members = {*graph.results, *stages}
-    ordered = [v for o in _operations(graph.parameters, [*graph.results, *stages]) for v in o.results if v in members]
+    ordered = [
+        v for o in _operations(graph.parameters, [*graph.results, *stages]) for v in o.results if v in members
+    ]
     domain = domain_of([(v,) for v in ordered if v.owner is not None and family_of(v.owner) == "reduce"])
     results = set(graph.results)
     if domain is None:

@@ -71,7 +71,9 @@ class ProbeBuilder:
         self.cost += 1
         return ProbeScalar(i1)
 
-    def guarded(self, condition: Any, thunk: Callable[[], ProbeScalar], otherwise: ProbeScalar) -> ProbeScalar:
+    def guarded(
+        self, condition: Any, thunk: Callable[[], ProbeScalar], otherwise: ProbeScalar
+    ) -> ProbeScalar:
         self.straight = False
         self.cost += 2
         return thunk()
@@ -97,7 +99,9 @@ class Reads:
 
     __slots__ = ("accesses", "cost", "straight", "operations")
 
-    def __init__(self, accesses: list[tuple[Value, tuple[Index, ...]]], cost: int, straight: bool, operations: int) -> None:
+    def __init__(
+        self, accesses: list[tuple[Value, tuple[Index, ...]]], cost: int, straight: bool, operations: int
+    ) -> None:
         self.accesses, self.cost, self.straight, self.operations = accesses, cost, straight, operations
 
 
@@ -155,4 +159,3 @@ def element_of(value: Value, b: Any, index: tuple[Index, ...], access: Callable[
     accessors = [Accessor(v, access) for v in operation.operands]
     result = operation.definition.element_at(b, index, *accessors)
     return result[value.index] if type(result) is tuple else result  # a Scalar is a named tuple
-

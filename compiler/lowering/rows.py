@@ -85,7 +85,14 @@ class _Row:
         inner: tuple[Index, ...],
         results: set[Value],
     ) -> None:
-        self.ctx, self.stages, self.domain, self.row, self.inner, self.results = ctx, stages, domain, row, inner, results
+        self.ctx, self.stages, self.domain, self.row, self.inner, self.results = (
+            ctx,
+            stages,
+            domain,
+            row,
+            inner,
+            results,
+        )
         self.here: dict[Value, tuple[tuple[Index, ...], Scalar]] = {}
         #: Rows of values that later loops read and nobody else does.
         self.row_buffers: dict[Value, Value] = {}
@@ -114,7 +121,10 @@ class _Row:
         return known
 
     def _read_later(self, stage: _Stage) -> bool:
-        return any(other.level > stage.level and any(v is stage.value for v, _ in other.reads.accesses) for other in self.stages)
+        return any(
+            other.level > stage.level and any(v is stage.value for v, _ in other.reads.accesses)
+            for other in self.stages
+        )
 
     def _give_row_buffer(self, value: Value) -> None:
         sizes = [d for d in self.inner if isinstance(d, int)]
@@ -190,7 +200,9 @@ class _Row:
             if extent == 1:
                 return self._nest(stages, reductions, axis + 1, (*inner, 0), carried, lanes)
             with b.for_(0, extent, init=carried) as loop:
-                loop.yield_(*self._nest(stages, reductions, axis + 1, (*inner, loop.index), loop.carried, lanes))
+                loop.yield_(
+                    *self._nest(stages, reductions, axis + 1, (*inner, loop.index), loop.carried, lanes)
+                )
             return loop.results
         if not lanes:
             with b.for_(0, extent, init=carried) as loop:
@@ -202,7 +214,9 @@ class _Row:
         if whole != 0:
             with b.for_(0, whole, lanes, init=carried) as loop:
                 with b.lanes_of(lanes) as lane:
-                    out = self._element(stages, reductions, self.position((*inner, loop.index + lane)), loop.carried, None)
+                    out = self._element(
+                        stages, reductions, self.position((*inner, loop.index + lane)), loop.carried, None
+                    )
                 loop.yield_(*out)
             values = loop.results
         rest = extent - whole
@@ -211,9 +225,15 @@ class _Row:
         if isinstance(rest, int):
             return self._tail(stages, reductions, inner, whole, rest, values, lanes)
         done = b.icmp("sgt", b.index(rest), b.index(0))
-        return b.if_(
-            done, lambda: self._tail(stages, reductions, inner, whole, rest, values, lanes), lambda: list(values)
-        ) if values else b.if_(done, lambda: self._tail(stages, reductions, inner, whole, rest, values, lanes))
+        return (
+            b.if_(
+                done,
+                lambda: self._tail(stages, reductions, inner, whole, rest, values, lanes),
+                lambda: list(values),
+            )
+            if values
+            else b.if_(done, lambda: self._tail(stages, reductions, inner, whole, rest, values, lanes))
+        )
 
     def _tail(
         self,
@@ -316,12 +336,16 @@ def _flat(value: Value, shape: tuple[Index, ...], group: set[Value], seen: set[V
         return tensor_of(value).shape == ()
     definition = value.owner.definition
     scalars = all(tensor_of(v).shape == () for v in value.owner.operands) and value.owner.operands
-    if not isinstance(definition, Elementwise) and not (scalars and value.owner.name == "graph.broadcast_in_dim"):
+    if not isinstance(definition, Elementwise) and not (
+        scalars and value.owner.name == "graph.broadcast_in_dim"
+    ):
         return False
     return all(_flat(v, shape, group, seen) for v in value.owner.operands)
 
 
-def _lower_flat(ctx: LoweringContext, values: Sequence[Value], shape: tuple[Index, ...], results: set[Value]) -> None:
+def _lower_flat(
+    ctx: LoweringContext, values: Sequence[Value], shape: tuple[Index, ...], results: set[Value]
+) -> None:
     """One loop over all elements, in blocks that threads share."""
     size = product(shape)
     rank = len(shape)

@@ -15,7 +15,9 @@ At = Callable[[Index], tuple[Index, ...]]
 
 
 @contextmanager
-def _lines(ctx: LoweringContext, shape: tuple[Index, ...], axis: int, cost: int) -> Iterator[tuple[tuple[Index, ...], At, bool]]:
+def _lines(
+    ctx: LoweringContext, shape: tuple[Index, ...], axis: int, cost: int
+) -> Iterator[tuple[tuple[Index, ...], At, bool]]:
     """For each line along `axis`: the other axes' position, and the whole index at a place on the line.
 
     Where the axis is not the last, a vector of neighbouring lines is done at once; the flag says so.

@@ -42,7 +42,8 @@ def lower_sort(ctx: LoweringContext, operation: Operation, workspace: Value | No
     offsets = (0, keys_size, keys_size + places_size, keys_size * 2 + places_size)
     kinds = (type.element, i64, type.element, i64)
     ka, pa, kb, pb = (
-        b.view(from_pointer, offset, (type.size,), kind, 64) for offset, kind in zip(offsets, kinds, strict=True)
+        b.view(from_pointer, offset, (type.size,), kind, 64)
+        for offset, kind in zip(offsets, kinds, strict=True)
     )
     with ctx.rows(others, type.size * 64) as row:
 

@@ -95,7 +95,9 @@ def reduced_axes(operation: Operation) -> tuple[int, ...]:
 
 def is_row_reduction(operation: Operation) -> bool:
     """Is the last axis reduced? Then each row's elements lie together."""
-    return family_of(operation) == "reduce" and tensor_type(operation.operands[0]).rank - 1 in reduced_axes(operation)
+    return family_of(operation) == "reduce" and tensor_type(operation.operands[0]).rank - 1 in reduced_axes(
+        operation
+    )
 
 
 def fuse(graph: Graph) -> Program:
@@ -307,7 +309,9 @@ def role(value: Value, domain: RowDomain) -> str | None:
     """What a value is in a domain: "reduce", "full" (an element a position) or "outer" (an element a row)."""
     assert value.owner is not None
     if family_of(value.owner) == "reduce":
-        same = tensor_type(value.owner.operands[0]).shape == domain.shape and set(reduced_axes(value.owner)) == set(domain.inner)
+        same = tensor_type(value.owner.operands[0]).shape == domain.shape and set(
+            reduced_axes(value.owner)
+        ) == set(domain.inner)
         return "reduce" if same else None
     shape = tensor_type(value).shape
     if shape == domain.shape:
@@ -341,7 +345,12 @@ def position_in(value: Value, domain: RowDomain, index: tuple[Index, ...]) -> tu
 def _fits(group: _Group, item: _Item) -> bool:
     """May `item` join `group`? All values must have a role in one domain, and read one another at their own row only."""
     if group.family == "contraction":
-        return item.family == "element" and item.straight and len(group.items) <= 4 and _same_positions(group, item)
+        return (
+            item.family == "element"
+            and item.straight
+            and len(group.items) <= 4
+            and _same_positions(group, item)
+        )
     if group.family not in ("element", "rows"):
         return False
     members = [i.values for i in group.items]
@@ -380,7 +389,11 @@ def _row_aligned(item: _Item, domain: RowDomain, inside: set[Value]) -> bool:
         if read not in inside:
             continue
         read_role = role(read, domain)
-        axes = tuple(range(len(domain.shape))) if read_role == "full" else outer_axes(tensor_type(read).shape, domain)
+        axes = (
+            tuple(range(len(domain.shape)))
+            if read_role == "full"
+            else outer_axes(tensor_type(read).shape, domain)
+        )
         assert axes is not None
         for axis, place in zip(axes, at, strict=True):
             if axis is None or axis in domain.inner:
@@ -419,7 +432,10 @@ def _call(group: _Group, escaping: set[Value], chosen: set[Value]) -> KernelCall
             pending.extend((v, False) for v in reversed(operation.operands) if v not in copies)
             continue
         made = Operation(
-            operation.definition, [copies[v] for v in operation.operands], [r.type for r in operation.results], operation._location
+            operation.definition,
+            [copies[v] for v in operation.operands],
+            [r.type for r in operation.results],
+            operation._location,
         )
         for old, new in zip(operation.results, made.results, strict=True):
             copies[old] = new

@@ -38,7 +38,12 @@ def simplify(graph: Graph) -> Graph:
                 break
             values = (folded,) if isinstance(folded, Value) else tuple(folded)
             fresh = values[0].owner
-            if len(values) > 1 or fresh is None or fresh.results[0] is not values[0] or not _new(values[0], operands):
+            if (
+                len(values) > 1
+                or fresh is None
+                or fresh.results[0] is not values[0]
+                or not _new(values[0], operands)
+            ):
                 known[key] = values
                 return values
             assert isinstance(fresh.definition, GraphOp)
@@ -47,7 +52,9 @@ def simplify(graph: Graph) -> Graph:
                 return known_before
             definition, operands = fresh.definition, fresh.operands
         types = [r.type for r in operation.results]
-        if definition is not operation.definition or any(a.type is not b.type for a, b in zip(operands, operation.operands, strict=False)):
+        if definition is not operation.definition or any(
+            a.type is not b.type for a, b in zip(operands, operation.operands, strict=False)
+        ):
             types = list(infer_types(definition, tuple([v.type for v in operands])))
         if definition is operation.definition and operands == operation.operands:
             made: Sequence[Value] = operation.results

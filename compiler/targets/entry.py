@@ -113,8 +113,4 @@ def emit_entry(
         )
     body = "\n".join(w.lines)
     declare = "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)\n\n" if copies else ""
-    return (
-        f"{declare}define i32 @{name}(ptr %args, ptr %dims, ptr %arena, ptr %pool) {attributes} {{\n{body}\n  ret i32 0\n}}\n"
-    )
-
-
+    return f"{declare}define i32 @{name}(ptr %args, ptr %dims, ptr %arena, ptr %pool) {attributes} {{\n{body}\n  ret i32 0\n}}\n"

@@ -91,7 +91,9 @@ class Sequential(_Listed):
 
     def __add__(self, other: Any) -> Sequential:
         if not isinstance(other, Sequential):
-            raise ValueError(f"add operator supports only objects of Sequential class, but {type(other)} is given.")
+            raise ValueError(
+                f"add operator supports only objects of Sequential class, but {type(other)} is given."
+            )
         return Sequential(*self, *other)
 
     def forward(self, input: Any) -> Any:
@@ -220,8 +222,9 @@ class ParameterList(Module):
 
     def extra_repr(self) -> str:
         return "\n".join(
-            f"({i}): {type(p).__name__} containing: [torch.float32 of size {'x'.join(map(str, p.shape))}]"
-            .replace("torch.float32", repr(p.dtype))
+            f"({i}): {type(p).__name__} containing: [torch.float32 of size {'x'.join(map(str, p.shape))}]".replace(
+                "torch.float32", repr(p.dtype)
+            )
             for i, p in enumerate(self)
         )
 

@@ -32,7 +32,9 @@ class _Convolution(Module):
         if out_channels % groups != 0:
             raise ValueError("out_channels must be divisible by groups")
         if padding_mode not in _MODES:
-            raise ValueError(f"padding_mode must be one of {set(_MODES)}, but got padding_mode='{padding_mode}'")
+            raise ValueError(
+                f"padding_mode must be one of {set(_MODES)}, but got padding_mode='{padding_mode}'"
+            )
         rank = self.rank
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride = each(kernel_size, rank), each(stride, rank)
@@ -63,7 +65,9 @@ class _Convolution(Module):
 
     def extra_repr(self) -> str:
         zero, one = (0,) * self.rank, (1,) * self.rank
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        text = (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        )
         if self.padding != zero:
             text += f", padding={self.padding}"
         if self.dilation != one:

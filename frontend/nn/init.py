@@ -15,7 +15,16 @@ from flambeau.autograd import no_grad
 from flambeau.creation import eye, from_numpy
 from flambeau.tensor import Tensor
 
-_LINEAR = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "sigmoid")
+_LINEAR = (
+    "linear",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "sigmoid",
+)
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
@@ -47,7 +56,12 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Any 
 
 
 def trunc_normal_(
-    tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, generator: Any = None
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    generator: Any = None,
 ) -> Tensor:
     """Normal, limited to [a, b] by inverting the distribution function between its values there."""
 
@@ -127,7 +141,11 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Any = None) -> 
 
 
 def kaiming_uniform_(
-    tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Any = None
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Any = None,
 ) -> Tensor:
     """Uniform with standard deviation gain / sqrt(fan); `a` is the leaky ReLU's slope."""
     if 0 in tensor.shape:
@@ -138,7 +156,11 @@ def kaiming_uniform_(
 
 
 def kaiming_normal_(
-    tensor: Tensor, a: float = 0, mode: str = "fan_in", nonlinearity: str = "leaky_relu", generator: Any = None
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Any = None,
 ) -> Tensor:
     """Normal with standard deviation gain / sqrt(fan); `a` is the leaky ReLU's slope."""
     if 0 in tensor.shape:
@@ -171,7 +193,9 @@ def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any =
     normal_(tensor, 0, std, generator)
     content = np.array(tensor.detach().numpy())
     seed = np.asarray(tensor.detach().numpy(), np.float64).tobytes()
-    order = np.random.default_rng(np.frombuffer(seed, np.uint32))  # follows the generator through the drawn numbers
+    order = np.random.default_rng(
+        np.frombuffer(seed, np.uint32)
+    )  # follows the generator through the drawn numbers
     for c in range(columns):
         content[order.permutation(rows)[: math.ceil(sparsity * rows)], c] = 0
     with no_grad():

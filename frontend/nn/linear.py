@@ -28,7 +28,12 @@ class Linear(Module):
     """x @ weight.T + bias: (…, in_features) to (…, out_features). Both start uniform in ±1 / sqrt(in_features)."""
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: DType | None = None
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: DType | None = None,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
@@ -48,7 +53,9 @@ class Linear(Module):
         return F.linear(input, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        )
 
 
 class Bilinear(Module):
@@ -97,7 +104,9 @@ class Embedding(Module):
                 raise AssertionError("Padding_idx must be within num_embeddings")
             padding_idx %= num_embeddings
         if max_norm is not None or scale_grad_by_freq or sparse:
-            raise RuntimeError("Embedding: max_norm, scale_grad_by_freq and sparse gradients are not supported")
+            raise RuntimeError(
+                "Embedding: max_norm, scale_grad_by_freq and sparse gradients are not supported"
+            )
         self.padding_idx = padding_idx
         if _weight is not None:
             self.weight = Parameter(_weight, requires_grad=not _freeze)
@@ -114,7 +123,9 @@ class Embedding(Module):
                 self.weight[self.padding_idx].fill_(0)
 
     @classmethod
-    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, padding_idx: int | None = None) -> Embedding:
+    def from_pretrained(
+        cls, embeddings: Tensor, freeze: bool = True, padding_idx: int | None = None
+    ) -> Embedding:
         """A layer with the given table, not trained if `freeze`."""
         if embeddings.ndim != 2:
             raise AssertionError("Embeddings parameter is expected to be 2-dimensional")

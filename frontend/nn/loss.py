@@ -57,7 +57,11 @@ class KLDivLoss(_Loss):
     """t (log(t) - input) of log-probabilities."""
 
     def __init__(
-        self, size_average: None = None, reduce: None = None, reduction: str = "mean", log_target: bool = False
+        self,
+        size_average: None = None,
+        reduce: None = None,
+        reduction: str = "mean",
+        log_target: bool = False,
     ) -> None:
         super().__init__(size_average, reduce, reduction)
         self.log_target = log_target
@@ -68,7 +72,11 @@ class KLDivLoss(_Loss):
 
 class _Weighted(_Loss):
     def __init__(
-        self, weight: Tensor | None = None, size_average: None = None, reduce: None = None, reduction: str = "mean"
+        self,
+        weight: Tensor | None = None,
+        size_average: None = None,
+        reduce: None = None,
+        reduction: str = "mean",
     ) -> None:
         super().__init__(size_average, reduce, reduction)
         self.register_buffer("weight", weight)

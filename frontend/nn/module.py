@@ -78,7 +78,9 @@ class Module:
 
     def forward(self, *arguments: Any, **options: Any) -> Any:
         """What the module computes; every subclass defines it."""
-        raise NotImplementedError(f'Module [{type(self).__name__}] is missing the required "forward" function')
+        raise NotImplementedError(
+            f'Module [{type(self).__name__}] is missing the required "forward" function'
+        )
 
     # -- attributes ----------------------------------------------------------------------------------------------------
     def __getattr__(self, name: str) -> Any:
@@ -226,7 +228,9 @@ class Module:
         else:
             result = self.forward(*arguments, **options)
         for hook, with_options in list(self._forward_hooks.values()):
-            replaced = hook(self, arguments, options, result) if with_options else hook(self, arguments, result)
+            replaced = (
+                hook(self, arguments, options, result) if with_options else hook(self, arguments, result)
+            )
             if replaced is not None:
                 result = replaced
         return result
@@ -247,7 +251,9 @@ class Module:
         """When the inputs' gradients are known: ``hook(module, grad_input, grad_output) -> None or new grad_input``."""
         return RemovableHandle(self._backward_hooks, hook, prepend)
 
-    def register_full_backward_pre_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+    def register_full_backward_pre_hook(
+        self, hook: Callable[..., Any], prepend: bool = False
+    ) -> RemovableHandle:
         """When the outputs' gradients are known: ``hook(module, grad_output) -> None or new grad_output``."""
         return RemovableHandle(self._backward_pre_hooks, hook, prepend)
 
@@ -264,7 +270,9 @@ class Module:
         yield prefix, self
         for name, module in self._modules.items():
             if module is not None:
-                yield from module.named_modules(memo, f"{prefix}.{name}" if prefix else name, remove_duplicate)
+                yield from module.named_modules(
+                    memo, f"{prefix}.{name}" if prefix else name, remove_duplicate
+                )
 
     def modules(self) -> Iterator[Module]:
         """This module and all below it."""
@@ -287,7 +295,9 @@ class Module:
     ) -> Iterator[tuple[str, Any]]:
         memo: set[int] = set()
         modules = (
-            self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else [(prefix, self)]
+            self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
+            if recurse
+            else [(prefix, self)]
         )
         for path, module in modules:
             for name, member in getattr(module, table).items():
@@ -510,7 +520,9 @@ class Module:
             hook(self, state_dict, prefix, {}, strict, missing, unexpected, errors)
         own = {n: t for n, t in self._parameters.items() if t is not None}
         own |= {
-            n: t for n, t in self._buffers.items() if t is not None and n not in self._non_persistent_buffers_set
+            n: t
+            for n, t in self._buffers.items()
+            if t is not None and n not in self._non_persistent_buffers_set
         }
         for name, target in own.items():
             key = prefix + name
@@ -534,7 +546,9 @@ class Module:
                 if not assign:
                     target.copy_(source)
                 elif name in self._parameters:
-                    keep = source if isinstance(source, Parameter) else Parameter(source, target.requires_grad)
+                    keep = (
+                        source if isinstance(source, Parameter) else Parameter(source, target.requires_grad)
+                    )
                     self._parameters[name] = keep
                 else:
                     self._buffers[name] = source

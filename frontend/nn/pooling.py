@@ -23,7 +23,13 @@ class _MaxPool(Module):
 
     def forward(self, input: Tensor) -> Any:
         return type(self).function(
-            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
+            input,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.ceil_mode,
+            self.return_indices,
         )
 
     def extra_repr(self) -> str:
@@ -59,7 +65,7 @@ class AvgPool1d(Module):
         count_include_pad: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
-        one = (lambda v: v if isinstance(v, tuple) else (v,))  # noqa: E731
+        one = lambda v: v if isinstance(v, tuple) else (v,)  # noqa: E731
         self.kernel_size, self.stride = one(kernel_size), one(kernel_size if stride is None else stride)
         self.padding, self.ceil_mode, self.count_include_pad = one(padding), ceil_mode, count_include_pad
 

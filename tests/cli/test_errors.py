@@ -51,7 +51,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "raises.py").write_text("x = 1\nraise RuntimeError('no data')\n")
     (tmp_path / "twice.mlir").write_text(TEXT)
     (tmp_path / "bad.mlir").write_text(TEXT.replace("graph.relu", "graph.nonsense"))
-    (tmp_path / "types.mlir").write_text(TEXT.replace("(%0, %0) : (tensor<3xf32>,", "(%0, %0) : (tensor<4xf32>,"))
+    (tmp_path / "types.mlir").write_text(
+        TEXT.replace("(%0, %0) : (tensor<3xf32>,", "(%0, %0) : (tensor<4xf32>,")
+    )
     (tmp_path / "bytes.mlir").write_bytes(bytes(range(128, 256)))
     (tmp_path / "text.so").write_text("not a library")
     (tmp_path / "text.npy").write_text("not an array")
@@ -188,7 +190,11 @@ def test_no_linker(folder: Path) -> None:
     assert (folder / "model.so").read_text() == "old library"
     assert (folder / "model.h").read_text() == "old header"
     checked = subprocess.run(
-        [*command[:3], "doctor"], cwd=folder, capture_output=True, text=True, env={**os.environ, "PATH": str(empty)}
+        [*command[:3], "doctor"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": str(empty)},
     )
     assert checked.returncode == 1
     assert "problem: no linker" in checked.stderr

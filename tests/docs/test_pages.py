@@ -48,3 +48,10 @@ def test_reference_has_every_operation(tmp_path: Path) -> None:
     }
     assert named
     assert named <= headings
+
+
+def test_example_of_the_readme(tmp_path: Path) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", read(DOCS.parent / "README.md"), re.S)
+    done = subprocess.run([sys.executable, "-"], input=program, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in (tmp_path / "build").iterdir()} == {"classifier.so", "classifier.h"}

@@ -26,7 +26,17 @@ WEIGHT = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
 BIAS = np.random.default_rng(1).standard_normal(3).astype(np.float32)
 
 #: What a library may need from outside: the C library, and nothing else.
-ALLOWED = {"aligned_alloc", "free", "getpid", "memset", "memcpy", "memmove", "posix_memalign", "sched_yield", "sigfillset"}
+ALLOWED = {
+    "aligned_alloc",
+    "free",
+    "getpid",
+    "memset",
+    "memcpy",
+    "memmove",
+    "posix_memalign",
+    "sched_yield",
+    "sigfillset",
+}
 
 
 def linear(rows: object) -> Graph:
@@ -204,7 +214,17 @@ def test_from_c(inference: Path, training: Path, tmp_path: Path, language: str) 
     source.write_text(MAIN)
     flags = ["-std=c99", "-pedantic", "-Wall", "-Werror"] if language == "c" else ["-x", "c++", "-Wall"]
     libraries = [str(tmp_path / "linear.so"), str(tmp_path / "descent.so")]
-    command = [compiler, *flags, str(source), "-x", "none", *libraries, f"-Wl,-rpath,{tmp_path}", "-o", str(tmp_path / "main")]
+    command = [
+        compiler,
+        *flags,
+        str(source),
+        "-x",
+        "none",
+        *libraries,
+        f"-Wl,-rpath,{tmp_path}",
+        "-o",
+        str(tmp_path / "main"),
+    ]
     subprocess.run(command, check=True)
     run = subprocess.run([str(tmp_path / "main")], capture_output=True, text=True)
     assert run.returncode == 0

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flambeau.compiler.dialects.graph  # noqa: F401
-from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.diagnostics import ParseError
+from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.ir.core import Graph, Value, create
 from flambeau.compiler.ir.dims import dim
 from flambeau.compiler.ir.opdef import REGISTRY
@@ -20,7 +20,9 @@ from flambeau.compiler.ir.verifier import verify_functions, verify_graph
 from flambeau.compiler.pipeline import compile_stages
 
 #: All but the one that holds a Python function, which no text can say; it leaves no trace in what is compiled.
-OPERATIONS = sorted(name for name in REGISTRY if name.startswith("graph.") and name != "graph.custom_gradient")
+OPERATIONS = sorted(
+    name for name in REGISTRY if name.startswith("graph.") and name != "graph.custom_gradient"
+)
 
 
 def sample_graphs(name: str) -> list[Graph]:
@@ -100,7 +102,9 @@ def graphs(draw: st.DrawFn) -> Graph:
             values.append(draw(st.sampled_from(BINARY))(x, draw(st.sampled_from(fitting))))
         if draw(st.integers(0, 3)) == 0 and values[-1].type.rank:  # type: ignore[attr-defined]
             values.append(build.reduce_sum(values[-1], (0,)))
-    return Graph(parameters, draw(st.lists(st.sampled_from(values), min_size=1, max_size=3)), draw(st.text(max_size=5)))
+    return Graph(
+        parameters, draw(st.lists(st.sampled_from(values), min_size=1, max_size=3)), draw(st.text(max_size=5))
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -127,7 +131,11 @@ def test_random_text(text: str) -> None:
     attempt(text)
 
 
-VALID = [print_module(g) for name in ("graph.constant", "graph.convolution", "graph.reduce", "graph.sort") for g in sample_graphs(name)[:2]]
+VALID = [
+    print_module(g)
+    for name in ("graph.constant", "graph.convolution", "graph.reduce", "graph.sort")
+    for g in sample_graphs(name)[:2]
+]
 
 
 @settings(max_examples=300, deadline=None)
@@ -135,7 +143,13 @@ VALID = [print_module(g) for name in ("graph.constant", "graph.convolution", "gr
 def test_damaged_text(text: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, min(len(text), start + 12)))
-    inserted = data.draw(st.one_of(st.just(""), st.sampled_from(["%0", "0", "-1", "f32", "[", ">", '"', ": i64", "99999999999"]), st.text(max_size=4)))
+    inserted = data.draw(
+        st.one_of(
+            st.just(""),
+            st.sampled_from(["%0", "0", "-1", "f32", "[", ">", '"', ": i64", "99999999999"]),
+            st.text(max_size=4),
+        )
+    )
     attempt(text[:start] + inserted + text[end:])
 
 

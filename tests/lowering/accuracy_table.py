@@ -60,7 +60,9 @@ def worst_f32(name: str, quick: bool) -> tuple[float, str]:
     if quick:
         x = f32_patterns(257)
         y = Compiled(FUNCTIONS[name, "f32"], "f32")(x)
-        pairs: Iterable[tuple[np.ndarray, np.ndarray]] = [(x, ulp_errors_f32(y, NUMPY[name](x.astype(np.float64))))]
+        pairs: Iterable[tuple[np.ndarray, np.ndarray]] = [
+            (x, ulp_errors_f32(y, NUMPY[name](x.astype(np.float64))))
+        ]
     else:
         pairs = all_f32_errors(name)
     worst, where = 0.0, ""
@@ -78,7 +80,9 @@ def row(name: str, quick: bool) -> str:
         single, single_at = worst_f32(name, quick)
         x = f32_patterns(257)
         unfused = Compiled(FUNCTIONS[name, "f32"], "f32", exact_fma=False)(x)
-        plain = float(ulp_errors_f32(unfused, Compiled(FUNCTIONS[name, "f64"], "f64")(x.astype(np.float64))).max())
+        plain = float(
+            ulp_errors_f32(unfused, Compiled(FUNCTIONS[name, "f64"], "f64")(x.astype(np.float64))).max()
+        )
         samples: tuple[np.ndarray, ...] = (f64_samples(name, 8000, rng),)
     else:
         samples = binary_samples(name, 3000)
@@ -90,7 +94,8 @@ def row(name: str, quick: bool) -> str:
         plain = float(ulp_errors_f32(Compiled(FUNCTIONS[name, "f32"], "f32", 2, False)(x, y), exact).max())
     values = Compiled(FUNCTIONS[name, "f64"], "f64", len(samples))(*samples)
     double = [
-        ulp_error_f64(v, EXACT[name](*(mp.mpf(float(a)) for a in arguments))) for v, *arguments in zip(values, *samples)
+        ulp_error_f64(v, EXACT[name](*(mp.mpf(float(a)) for a in arguments)))
+        for v, *arguments in zip(values, *samples)
     ]
     i = int(np.argmax(double))
     double_at = ", ".join(f"{a[i]:.17g}" for a in samples)

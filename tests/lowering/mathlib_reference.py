@@ -181,7 +181,9 @@ def all_f32_errors(name: str) -> Iterator[tuple[Array, Array]]:
         yield from ((x, measure(x)) for x in chunks_of_all_f32())
         return
     function = Compiled(FUNCTIONS[name, "f32"], "f32")
-    yield from ((x, ulp_errors_f32(function(x), NUMPY[name](x.astype(np.float64)))) for x in chunks_of_all_f32())
+    yield from (
+        (x, ulp_errors_f32(function(x), NUMPY[name](x.astype(np.float64)))) for x in chunks_of_all_f32()
+    )
 
 
 def ulp_error_f64(y: float, exact: Any) -> float:

@@ -51,7 +51,9 @@ def test_direct(name: str, element: ElementType) -> None:
     (expected,) = interpreter.evaluate(graph, arrays)
     (actual,) = run_graph(graph, arrays)
     tolerance = {f32: 2e-5, f64: 1e-13, bf16: 4e-2}[element]
-    np.testing.assert_allclose(actual.astype(np.float64), expected.astype(np.float64), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(
+        actual.astype(np.float64), expected.astype(np.float64), rtol=tolerance, atol=tolerance
+    )
 
 
 def test_kernels_worth_packing_are_left_to_the_template() -> None:
@@ -59,4 +61,6 @@ def test_kernels_worth_packing_are_left_to_the_template() -> None:
     assert direct_plan(convolution_of(2, 1, 1, 1, 2), x, w, 16) is None  # 32 products an input element
     assert direct_plan(convolution_of(2, 1, 1), x, tensor((8, 64, 3, 3), f32), 16) is None  # one group
     wide = tensor((64, 1, 17, 17), f32)
-    assert direct_plan(convolution_of(2, 1, 1, 1, 64), x, wide, 16) is None  # the gradient of a kernel looks so
+    assert (
+        direct_plan(convolution_of(2, 1, 1, 1, 64), x, wide, 16) is None
+    )  # the gradient of a kernel looks so

@@ -23,7 +23,12 @@ LAYERS = [
     ("Linear", (5, 3), {}, (5,)),
     ("Conv1d", (4, 6, 3), {"stride": 2, "padding": 1}, (2, 4, 9)),
     ("Conv2d", (3, 4, 3), {}, (2, 3, 7, 6)),
-    ("Conv2d", (4, 6, (3, 2)), {"stride": (2, 1), "padding": (1, 0), "groups": 2, "bias": False}, (2, 4, 7, 6)),
+    (
+        "Conv2d",
+        (4, 6, (3, 2)),
+        {"stride": (2, 1), "padding": (1, 0), "groups": 2, "bias": False},
+        (2, 4, 7, 6),
+    ),
     ("Conv2d", (3, 4, 3), {"dilation": 2, "padding": "same"}, (1, 3, 8, 9)),
     ("Conv2d", (3, 4, 4), {"padding": "same"}, (3, 8, 9)),
     ("Conv2d", (3, 4, 3), {"padding": 1, "padding_mode": "reflect"}, (2, 3, 5, 5)),
@@ -75,10 +80,11 @@ ACTIVATIONS = [
 ]  # fmt: skip
 
 
-
 @pytest.mark.parametrize("name, given, options, shape", LAYERS)
 def test_layer(name, given, options, shape):
-    check_module(getattr(fb.nn, name)(*given, **options), getattr(torch.nn, name)(*given, **options), rand(*shape))
+    check_module(
+        getattr(fb.nn, name)(*given, **options), getattr(torch.nn, name)(*given, **options), rand(*shape)
+    )
 
 
 @pytest.mark.parametrize("name, options", ACTIVATIONS)
@@ -119,7 +125,10 @@ def test_multihead_attention(options, need_weights):
 
 
 def test_multihead_attention_masks():
-    mine, theirs = fb.nn.MultiheadAttention(8, 2, batch_first=True), torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    mine, theirs = (
+        fb.nn.MultiheadAttention(8, 2, batch_first=True),
+        torch.nn.MultiheadAttention(8, 2, batch_first=True),
+    )
     x = rand(2, 4, 8)
     causal = torch.triu(torch.ones(4, 4, dtype=torch.bool), 1)
     padding = torch.tensor([[False, False, False, True], [False] * 4])

@@ -48,10 +48,14 @@ def test_cross_entropy(reduction, weighted):
     weight = torch.rand(5) + 0.5 if weighted else None
     target = torch.tensor([1, 0, 4, 4])
     check("cross_entropy", rand(4, 5), target, weight, reduction=reduction)
-    check("cross_entropy", rand(4, 5), target, weight, reduction=reduction, ignore_index=4, label_smoothing=0.1)
+    check(
+        "cross_entropy", rand(4, 5), target, weight, reduction=reduction, ignore_index=4, label_smoothing=0.1
+    )
     check("cross_entropy", rand(4, 5, 3), torch.randint(5, (4, 3)), weight, reduction=reduction)
     check("cross_entropy", rand(4, 5), torch.softmax(torch.randn(4, 5), 1), weight, reduction=reduction)
-    check("nll_loss", rand(4, 5).log_softmax(1).detach().requires_grad_(), target, weight, reduction=reduction)
+    check(
+        "nll_loss", rand(4, 5).log_softmax(1).detach().requires_grad_(), target, weight, reduction=reduction
+    )
     check("nll_loss", rand(4, 5, 2), torch.randint(5, (4, 2)), weight, reduction=reduction, ignore_index=2)
 
 
@@ -66,7 +70,10 @@ def test_binary_cross_entropy(reduction):
 
 def test_binary_cross_entropy_at_the_ends_is_limited():
     p, t = torch.tensor([0.0, 1.0, 0.0, 1.0]), torch.tensor([1.0, 0.0, 0.0, 1.0])
-    close(F.binary_cross_entropy(ours(p), ours(t), reduction="none"), T.binary_cross_entropy(p, t, reduction="none"))
+    close(
+        F.binary_cross_entropy(ours(p), ours(t), reduction="none"),
+        T.binary_cross_entropy(p, t, reduction="none"),
+    )
 
 
 @pytest.mark.parametrize("reduction", [*REDUCTIONS, "batchmean"])
@@ -80,7 +87,9 @@ def test_attention():
     q, k, v = rand(2, 3, 4, 8), rand(2, 3, 5, 8), rand(2, 3, 5, 6)
     check("scaled_dot_product_attention", q, k, v)
     check("scaled_dot_product_attention", q, k, v, attn_mask=torch.randn(4, 5))
-    check("scaled_dot_product_attention", rand(2, 4, 8), rand(2, 4, 8), rand(2, 4, 8), is_causal=True, scale=0.3)
+    check(
+        "scaled_dot_product_attention", rand(2, 4, 8), rand(2, 4, 8), rand(2, 4, 8), is_causal=True, scale=0.3
+    )
 
 
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])

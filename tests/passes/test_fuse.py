@@ -112,7 +112,9 @@ def test_random_graphs_agree_with_the_interpreter(graph: Graph) -> None:
 
 @given(graphs())
 def test_buffers_that_live_together_lie_apart(graph: Graph) -> None:
-    found = program(Graph(graph.parameters, [r for r in dict.fromkeys(graph.results) if r not in graph.parameters]))
+    found = program(
+        Graph(graph.parameters, [r for r in dict.fromkeys(graph.results) if r not in graph.parameters])
+    )
     memory = plan(found, [0] * len(found.calls))
     last = {v: step for step, call in enumerate(found.calls) for v in (*call.operands, *call.results)}
     first = {v: step for step, call in enumerate(found.calls) for v in call.results}

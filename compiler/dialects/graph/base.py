@@ -59,7 +59,9 @@ class GraphOp(OpDef):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.__dict__.get("name") and cls.vjp is None:
-            raise TypeError(f"{cls.name} says nothing about its derivative: define vjp, or NotDifferentiable('why')")
+            raise TypeError(
+                f"{cls.name} says nothing about its derivative: define vjp, or NotDifferentiable('why')"
+            )
 
     @property
     def is_composite(self) -> bool:
@@ -93,7 +95,9 @@ class GraphOp(OpDef):
         """Inputs for tests. A class-level use: called on any instance, or through `Class.samples(None)`."""
         return ()
 
-    def gradient(self, cotangents: Sequence[Value | None], operands: Sequence[Value], results: Sequence[Value]) -> tuple[Value | None, ...]:
+    def gradient(
+        self, cotangents: Sequence[Value | None], operands: Sequence[Value], results: Sequence[Value]
+    ) -> tuple[Value | None, ...]:
         """Cotangents of the operands, in graph operations. Calls `vjp(ct, *operands, result=...)`.
 
         For one result `vjp` gets `ct` and `result` as values; for several, as tuples (an absent cotangent is None).
@@ -104,7 +108,11 @@ class GraphOp(OpDef):
                 return (None,) * len(operands)
             raise NotDifferentiableError(f"{self.name} is not differentiable: {rule.why}")
         single = len(results) == 1
-        out = rule(cotangents[0] if single else tuple(cotangents), *operands, result=results[0] if single else tuple(results))
+        out = rule(
+            cotangents[0] if single else tuple(cotangents),
+            *operands,
+            result=results[0] if single else tuple(results),
+        )
         return tuple(out)
 
 
@@ -113,7 +121,9 @@ def same_types(op: GraphOp, operands: Sequence[TensorType]) -> TensorType:
     first = operands[0]
     for i, other in enumerate(operands[1:], 2):
         if other is not first:
-            raise op.reject(f"operands must have the same type; operand {i} differs", expected=first, actual=other)
+            raise op.reject(
+                f"operands must have the same type; operand {i} differs", expected=first, actual=other
+            )
     return first
 
 
@@ -134,7 +144,9 @@ class Elementwise(GraphOp):
             raise self.reject("wrong number of operands", expected=self.arity, actual=len(operands))
         first = same_types(self, operands)
         if first.element.kind not in self.kinds:
-            raise self.reject("unsupported element type", expected=" or ".join(self.kinds), actual=first.element)
+            raise self.reject(
+                "unsupported element type", expected=" or ".join(self.kinds), actual=first.element
+            )
         return first.with_element(self.result_element(first.element))
 
     def element(self, b: Any, *scalars: Any) -> Any:

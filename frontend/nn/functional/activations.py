@@ -161,17 +161,23 @@ def _axis_of(dim: int | None, rank: int) -> int:
     return (0 if rank in (0, 1, 3) else 1) if dim is None else dim
 
 
-def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None) -> Tensor:
+def softmax(
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
+) -> Tensor:
     """exp(x) divided by its sum along `dim`."""
     return reduction.softmax(input, _axis_of(dim, input.ndim), dtype)
 
 
-def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None) -> Tensor:
+def softmin(
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
+) -> Tensor:
     """softmax of -x."""
     return softmax(pointwise.neg(input), dim, dtype=dtype)
 
 
-def log_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None) -> Tensor:
+def log_softmax(
+    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
+) -> Tensor:
     """x - log(sum(exp(x))) along `dim`."""
     return reduction.log_softmax(input, _axis_of(dim, input.ndim), dtype)
 

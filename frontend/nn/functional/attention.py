@@ -30,7 +30,9 @@ def scaled_dot_product_attention(
     `enable_gqa` repeats the heads (axis -3) of key and value to the query's count.
     """
     if attn_mask is not None and is_causal:
-        raise RuntimeError("_scaled_dot_product_attention: Explicit attn_mask should not be set when is_causal=True")
+        raise RuntimeError(
+            "_scaled_dot_product_attention: Explicit attn_mask should not be set when is_causal=True"
+        )
     if enable_gqa:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)  # type: ignore[attr-defined]
         value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)  # type: ignore[attr-defined]
@@ -41,7 +43,9 @@ def scaled_dot_product_attention(
     if not build.shape_of(q)[:-2] == build.shape_of(k)[:-2] == build.shape_of(v)[:-2]:
         q, k, v = _leading([q, k, v])
     mask = [] if attn_mask is None else [read(attn_mask)]
-    return wrap(record(ScaledDotProductAttention(is_causal, scale), q, k, v, *mask), "ScaledDotProductAttention")
+    return wrap(
+        record(ScaledDotProductAttention(is_causal, scale), q, k, v, *mask), "ScaledDotProductAttention"
+    )
 
 
 def attention_weights(
@@ -57,7 +61,11 @@ def attention_weights(
         s = build.select(build.le(columns, rows), s, build.full_like(s, -math.inf))
     if attn_mask is not None:
         mask = build.broadcast_to(read(attn_mask), shape)
-        s = build.select(mask, s, build.full_like(s, -math.inf)) if build.element_of(mask).is_bool else build.add(s, mask)
+        s = (
+            build.select(mask, s, build.full_like(s, -math.inf))
+            if build.element_of(mask).is_bool
+            else build.add(s, mask)
+        )
     return wrap(s).softmax(-1)  # type: ignore[attr-defined, no-any-return]
 
 

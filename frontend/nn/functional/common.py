@@ -59,5 +59,5 @@ def floating(tensor: Tensor, operation: str) -> ElementType:
     """The tensor's element type. RuntimeError unless it is a float, in PyTorch's words."""
     element = build.element_of(read(tensor))
     if not element.is_float:
-        raise RuntimeError(f'"{operation}" not implemented for \'{tensor.dtype.name.capitalize()}\'')
+        raise RuntimeError(f"\"{operation}\" not implemented for '{tensor.dtype.name.capitalize()}'")
     return element

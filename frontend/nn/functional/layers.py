@@ -28,7 +28,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             f"{weight.shape[1]}x{weight.shape[0]})"
         )
     if input.dtype is not weight.dtype:
-        raise RuntimeError(f"mat1 and mat2 must have the same dtype, but got {input.dtype} and {weight.dtype}")
+        raise RuntimeError(
+            f"mat1 and mat2 must have the same dtype, but got {input.dtype} and {weight.dtype}"
+        )
     if bias is None:
         return recorded(Linear(), "Mm" if input.ndim == 2 else "UnsafeView", input, weight)
     return recorded(Linear(), "Addmm" if input.ndim == 2 else "View", input, weight, bias)
@@ -65,7 +67,14 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
 
 
 def _convolve(
-    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int, rank: int
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    rank: int,
 ) -> Tensor:
     name = f"conv{rank}d"
     x, w = read(input), read(weight)
@@ -149,7 +158,9 @@ def _transposed(
     strides, dilations, extra = each(stride, rank), each(dilation, rank), each(output_padding, rank)
     for e, s, d in zip(extra, strides, dilations):
         if e >= s and e >= d:
-            raise RuntimeError(f"output padding must be smaller than either stride or dilation, but got {e}, {s}, {d}")
+            raise RuntimeError(
+                f"output padding must be smaller than either stride or dilation, but got {e}, {s}, {d}"
+            )
     batched = len(shape) == rank + 2
     if not batched:
         x = build.expand_dims(x, 0)

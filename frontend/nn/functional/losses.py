@@ -60,7 +60,9 @@ def huber_loss(input: Tensor, target: Tensor, reduction: str = "mean", delta: fl
         raise RuntimeError(f"huber_loss does not support non-positive values for delta. Got: [{delta}]")
     d = build.abs(_difference(input, target, "huber_loss"))
     far = build.mul(build.sub(d, 0.5 * delta), delta)
-    return reduced(build.select(build.le(d, delta), build.mul(build.square(d), 0.5), far), reduction, "HuberLoss")
+    return reduced(
+        build.select(build.le(d, delta), build.mul(build.square(d), 0.5), far), reduction, "HuberLoss"
+    )
 
 
 def cross_entropy(
@@ -86,7 +88,9 @@ def _soft_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float
 ) -> Tensor:
     if tuple(input.shape) != tuple(target.shape):
-        raise RuntimeError(f"Expected floating point type for target with class probabilities of shape {input.shape}, got {target.shape}")
+        raise RuntimeError(
+            f"Expected floating point type for target with class probabilities of shape {input.shape}, got {target.shape}"
+        )
     x, t = read(input), read(target)
     shape = build.shape_of(x)
     axis = min(1, len(shape) - 1)
@@ -99,7 +103,9 @@ def _soft_cross_entropy(
     if reduction != "mean":
         return reduced(loss, reduction, "Neg")
     samples = math.prod(build.shape_of(loss))
-    return wrap(build.div(build.reduce_sum(loss), build.dimension_value(samples, build.element_of(loss))), "Div")
+    return wrap(
+        build.div(build.reduce_sum(loss), build.dimension_value(samples, build.element_of(loss))), "Div"
+    )
 
 
 def nll_loss(
@@ -110,7 +116,9 @@ def nll_loss(
     x, t = read(input), read(target)
     axis = min(1, len(build.shape_of(x)) - 1)
     if build.shape_of(x)[:axis] + build.shape_of(x)[axis + 1 :] != build.shape_of(t):
-        raise ValueError(f"Expected target of size {[*input.shape[:axis], *input.shape[axis + 1 :]]}, got {list(target.shape)}")
+        raise ValueError(
+            f"Expected target of size {[*input.shape[:axis], *input.shape[axis + 1 :]]}, got {list(target.shape)}"
+        )
     counts = build.ne(t, ignore_index)
     safe = build.select(counts, t, build.zeros_like(t))
     chosen = build.squeeze(build.take_along(x, build.expand_dims(safe, axis), axis), axis)
@@ -142,7 +150,8 @@ def binary_cross_entropy(
         )
     x, t = read(input), read(target)
     loss = build.sub(
-        build.mul(build.sub(t, 1), _log_limited(build.sub(build.ones_like(x), x))), build.mul(t, _log_limited(x))
+        build.mul(build.sub(t, 1), _log_limited(build.sub(build.ones_like(x), x))),
+        build.mul(t, _log_limited(x)),
     )
     if weight is not None:
         loss = build.mul(loss, build.broadcast_to(read(weight), build.shape_of(loss)))

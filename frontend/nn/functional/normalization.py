@@ -62,7 +62,11 @@ def rms_norm(
 
 
 def group_norm(
-    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
 ) -> Tensor:
     """Each group of channels (axis 1) normalised together with all that follows."""
     if input.ndim < 2:
@@ -114,7 +118,9 @@ def batch_norm(
     shape = build.shape_of(x)
     count = math.prod([n for d, n in enumerate(shape) if d != 1])
     if isinstance(count, int) and count == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {input.shape}")
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size {input.shape}"
+        )
     y, mean, variance = record_all(BatchNormTraining(eps), x, scale, offset)
     with no_grad():
         if running_mean is not None:
@@ -124,7 +130,8 @@ def batch_norm(
             element = build.element_of(variance)
             if isinstance(count, int):
                 unbiased = build.mul(
-                    variance, build.broadcast_to(number(count / (count - 1), element), build.shape_of(variance))
+                    variance,
+                    build.broadcast_to(number(count / (count - 1), element), build.shape_of(variance)),
                 )
             else:
                 unbiased = build.div(
@@ -148,7 +155,9 @@ def instance_norm(
     return group_norm(input, input.shape[1], weight, bias, eps)
 
 
-def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None) -> Tensor:
+def normalize(
+    input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None
+) -> Tensor:
     """x divided by its p-norm along `dim`, but by `eps` at least."""
     denominator = input.norm(p, dim, keepdim=True).clamp_min(eps).expand_as(input)  # type: ignore[attr-defined]
     return input / denominator  # type: ignore[operator, no-any-return]
@@ -161,7 +170,9 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     return (a * b).sum(dim)  # type: ignore[no-any-return]
 
 
-def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+def pairwise_distance(
+    x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
     """The p-norm of x1 - x2 + eps along the last axis."""
     return (x1 - x2 + eps).norm(p, -1, keepdim=keepdim)  # type: ignore[operator, no-any-return]
 

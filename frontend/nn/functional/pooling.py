@@ -33,7 +33,9 @@ def _sides(
     sides = []
     for size, k, s, p, d in zip(shape, window, strides, padding, dilation):
         if p > k // 2:
-            raise RuntimeError(f"pad should be at most half of effective kernel size, but got pad={p}, kernel_size={k}")
+            raise RuntimeError(
+                f"pad should be at most half of effective kernel size, but got pad={p}, kernel_size={k}"
+            )
         if not ceil_mode:
             sides.append((p, p))
             continue
@@ -90,7 +92,9 @@ def max_pool3d(
     return _max_pool(input, kernel_size, stride, padding, dilation, ceil_mode, return_indices, 3)
 
 
-def _counts(size: int, window: int, stride: int, side: tuple[int, int], padding: int, inside: bool) -> list[int]:
+def _counts(
+    size: int, window: int, stride: int, side: tuple[int, int], padding: int, inside: bool
+) -> list[int]:
     """How many elements each window of one axis counts; with `inside`, only those of the input itself."""
     windows = (size + side[0] + side[1] - window) // stride + 1
     found = []
@@ -121,7 +125,9 @@ def _avg_pool(
         return wrap(build.div(y, math.prod(window)), f"AvgPool{rank}D")
     counts = np.ones((), np.float64)
     for axis in range(rank):
-        along = _counts(space[axis], window[axis], strides[axis], sides[axis], pads[axis], not count_include_pad)
+        along = _counts(
+            space[axis], window[axis], strides[axis], sides[axis], pads[axis], not count_include_pad
+        )
         counts = counts[..., None] * np.asarray(along, np.float64)
     element = build.element_of(y)
     divisor = build.literal(np.ascontiguousarray(counts.astype(element.numpy)), element)
@@ -222,7 +228,9 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     x = read(input)
     shape = build.shape_of(x)
     if len(pad) % 2 or len(pad) // 2 > len(shape):
-        raise RuntimeError(f"Padding length should be less than or equal to two times the input dimension, got {pad}")
+        raise RuntimeError(
+            f"Padding length should be less than or equal to two times the input dimension, got {pad}"
+        )
     sides = [(int(pad[i]), int(pad[i + 1])) for i in range(0, len(pad), 2)]
     if mode == "constant":
         low, high = [0] * len(shape), [0] * len(shape)
@@ -246,7 +254,9 @@ def _border(at: np.ndarray[Any, Any], size: int, mode: str, most: int) -> np.nda
     if mode != "reflect":
         raise NotImplementedError(f"Unrecognised padding mode {mode}")
     if most >= size:
-        raise RuntimeError(f"Padding size should be less than the corresponding input dimension, got {most} for {size}")
+        raise RuntimeError(
+            f"Padding size should be less than the corresponding input dimension, got {most} for {size}"
+        )
     return size - 1 - np.abs(size - 1 - np.abs(at))
 
 

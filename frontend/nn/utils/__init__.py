@@ -17,7 +17,9 @@ def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Any]:
     return [p.grad for p in listed if p.grad is not None]
 
 
-def get_total_norm(tensors: Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
+def get_total_norm(
+    tensors: Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False
+) -> Tensor:
     """The norm of all the tensors together, as if they were one vector."""
     listed: list[Any] = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     if not listed:

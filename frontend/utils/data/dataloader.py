@@ -62,15 +62,24 @@ class DataLoader:
                 )
             batch_size = None
         elif batch_size is None and drop_last:
-            raise ValueError("batch_size=None option disables auto-batching and is mutually exclusive with drop_last")
+            raise ValueError(
+                "batch_size=None option disables auto-batching and is mutually exclusive with drop_last"
+            )
         if sampler is None:
             if self._iterable:
                 sampler = itertools.repeat(None)
             else:
-                sampler = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
+                sampler = (
+                    RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
+                )
         if batch_size is not None and batch_sampler is None:
             batch_sampler = BatchSampler(sampler, batch_size, drop_last)
-        self.batch_size, self.drop_last, self.sampler, self.batch_sampler = batch_size, drop_last, sampler, batch_sampler
+        self.batch_size, self.drop_last, self.sampler, self.batch_sampler = (
+            batch_size,
+            drop_last,
+            sampler,
+            batch_sampler,
+        )
         batched = batch_sampler is not None
         self.collate_fn = collate_fn or (default_collate if batched else default_convert)
         self._workers: _Workers | None = None
@@ -181,7 +190,9 @@ class _Workers:
         limit = time.monotonic() + self.loader.timeout if self.loader.timeout else None
         while True:
             try:
-                return self.results.get(timeout=0.5 if limit is None else max(0.01, min(0.5, limit - time.monotonic())))
+                return self.results.get(
+                    timeout=0.5 if limit is None else max(0.01, min(0.5, limit - time.monotonic()))
+                )
             except queue.Empty:
                 dead = [p for p in self.processes if not p.is_alive()]
                 if dead:
