@@ -16,9 +16,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import safetensors
-from safetensors import deserialize
-from safetensors.numpy import save as to_bytes
 
 from flambeau import devices, dtypes, evaluation
 from flambeau.compiler.ir.types import from_numpy
@@ -108,6 +105,8 @@ def save(obj: Any, f: str | os.PathLike[str] | BinaryIO) -> None:
     A path is written atomically: readers see the old file or the whole new one. A tensor that occurs twice is stored
     once. TypeError for what has no place in such a file; OSError where the file cannot be written.
     """
+    from safetensors.numpy import save as to_bytes  # imported late: `import flambeau` stays quick
+
     writer = _Writer()
     structure = writer.node(obj, "")
     evaluation.sync()
@@ -195,6 +194,8 @@ def load(f: str | os.PathLike[str] | BinaryIO, map_location: Any = None, *, weig
         from flambeau.runtime.library import load as load_library
 
         return load_library(f)
+    from safetensors import SafetensorError, deserialize
+
     if isinstance(f, (str, os.PathLike)):
         content, where = Path(f).read_bytes(), os.fspath(f)
     else:
@@ -203,7 +204,7 @@ def load(f: str | os.PathLike[str] | BinaryIO, map_location: Any = None, *, weig
         entries = dict(deserialize(content))
         size = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + size]).get("__metadata__", {})
-    except (safetensors.SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"load: {where} is not a safetensors file: {error}") from None
     reader = _Reader(entries)
     if _KEY not in header:
