@@ -12,7 +12,6 @@ import numpy as np
 
 import flambeau as fb
 from flambeau import nn
-from flambeau.export import export
 from flambeau.runtime.library import load
 
 PROGRAM = """
@@ -39,7 +38,7 @@ fb.manual_seed(0)
 model = nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.Linear(16, 2), nn.Softmax(dim=1))
 
 # The first axis of the input becomes an argument of the C function: any number of rows.
-exported = export(model, (fb.zeros(8, 4),), dynamic_shapes={0: {0: "N"}}, name="classifier")
+exported = fb.export(model, (fb.zeros(8, 4),), dynamic_shapes={0: {0: "N"}}, name="classifier")
 print(exported)
 
 x = (np.arange(12, dtype=np.float32) / 8).reshape(3, 4)

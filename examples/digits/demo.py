@@ -27,7 +27,6 @@ from sklearn.datasets import load_digits
 
 import flambeau as fb
 from flambeau import nn, optim
-from flambeau.export import export as export_function
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build" / "digits"
@@ -126,8 +125,8 @@ def accuracy(outputs: Array, labels: Array) -> float:
 def export(trainer: Trainer, data: Dataset) -> tuple[Any, Any]:
     """The model for any number of images, and the training step on batches of `BATCH`; saved, with headers."""
     images, labels = data.batch(np.arange(BATCH))
-    model = export_function(trainer.model, (images,), dynamic_shapes={0: {0: "N"}}, name="digits_model")
-    step = export_function(trainer.step, (images, labels), name="digits_step")
+    model = fb.export(trainer.model, (images,), dynamic_shapes={0: {0: "N"}}, name="digits_model")
+    step = fb.export(trainer.step, (images, labels), name="digits_step")
     for exported in (model, step):
         exported.save(BUILD / f"{exported.name}.so")
     return model, step
