@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,11 @@ def trunc_normal_(
 
     with no_grad():
         low, high = below((a - mean) / std), below((b - mean) / std)
-        tensor.uniform_(2 * low - 1, 2 * high - 1, generator=generator)  # type: ignore[attr-defined]
-        tensor.erfinv_().mul_(std * math.sqrt(2.0)).add_(mean)  # type: ignore[attr-defined]
-        return tensor.clamp_(min=a, max=b)  # type: ignore[attr-defined, no-any-return]
+        tensor.uniform_(low, high, generator=generator)  # type: ignore[attr-defined]
+        share = np.clip(tensor.detach().numpy().astype(np.float64), 1e-300, 1 - 2**-53)
+        content = np.frompyfunc(NormalDist(mean, std).inv_cdf, 1, 1)(share)
+        limited = np.ascontiguousarray(np.clip(np.asarray(content, np.float64), a, b), tensor.dtype.numpy)
+        return tensor.copy_(from_numpy(limited.reshape(tuple(tensor.shape))))  # type: ignore[attr-defined, no-any-return]
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:

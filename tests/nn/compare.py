@@ -44,7 +44,8 @@ def check_module(mine: Any, theirs: Any, *inputs: Any, tol: float = 2e-5, **opti
     assert repr(mine) == repr(theirs)
     assert list(mine.state_dict()) == list(theirs.state_dict())
     copy_weights(mine, theirs)
-    given = [ours(x) for x in inputs]
+    once = {id(x): ours(x) for x in inputs}  # self-attention gives one tensor three times
+    given = [once[id(x)] for x in inputs]
     y = mine(*given, **{k: ours(v) for k, v in options.items()})
     z = theirs(*inputs, **options)
     close(y, z, tol)

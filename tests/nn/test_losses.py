@@ -86,6 +86,7 @@ def test_kl_div(reduction):
 def test_attention():
     q, k, v = rand(2, 3, 4, 8), rand(2, 3, 5, 8), rand(2, 3, 5, 6)
     check("scaled_dot_product_attention", q, k, v)
+    q, k, v = rand(2, 3, 4, 8), rand(2, 3, 5, 8), rand(2, 3, 5, 6)
     check("scaled_dot_product_attention", q, k, v, attn_mask=torch.randn(4, 5))
     check(
         "scaled_dot_product_attention", rand(2, 4, 8), rand(2, 4, 8), rand(2, 4, 8), is_causal=True, scale=0.3

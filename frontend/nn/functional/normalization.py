@@ -13,13 +13,12 @@ from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.composites_norm import (
     BatchNormInference,
     BatchNormTraining,
-    GroupNorm,
     LayerNorm,
     RmsNorm,
 )
 from flambeau.compiler.ir.core import Value
 from flambeau.evaluation import number, record, record_all, stop_gradient
-from flambeau.nn.functional.common import floating, shifted
+from flambeau.nn.functional.common import floating, scaled, shifted
 from flambeau.tensor import Tensor, read, wrap, write
 
 
@@ -76,8 +75,14 @@ def group_norm(
             "Expected number of channels in input to be divisible by num_groups, but got input of shape "
             f"{list(input.shape)} and num_groups={num_groups}"
         )
-    y = record(GroupNorm(num_groups, eps), read(input), *_affine(weight, bias))
-    if weight is None and bias is not None:
+    x = read(input)
+    shape = build.shape_of(x)
+    rest = shape[1] // num_groups * math.prod(shape[2:])
+    y = record(LayerNorm(1, eps), build.reshape(x, (shape[0], num_groups, rest)))
+    y = build.reshape(y, shape)
+    if weight is not None:
+        y = scaled(y, read(weight), 1)
+    if bias is not None:
         y = shifted(y, read(bias), 1)
     return wrap(y, "NativeGroupNorm")
 
