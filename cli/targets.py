@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-#: Targets that are known to work where LLVM and a linker for them are there; any other triple may be tried.
+#: Targets whose libraries link where LLVM and a linker for them are there; any other triple may be tried.
 KNOWN = (
     ("x86_64-linux-gnu", "Linux on Intel and AMD"),
     ("x86_64-linux-musl", "Linux on Intel and AMD, static C library"),
@@ -15,7 +15,6 @@ KNOWN = (
     ("riscv64-linux-gnu", "Linux on RISC-V"),
     ("x86_64-macos", "macOS on Intel"),
     ("aarch64-macos", "macOS on Apple silicon"),
-    ("x86_64-windows-gnu", "Windows on Intel and AMD"),
     ("wasm32-wasi", "WebAssembly"),
 )
 
