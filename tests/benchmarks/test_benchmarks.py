@@ -12,6 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
+import flambeau as fb
+from benchmarks import overhead
 from benchmarks.__main__ import compare
 from benchmarks.workloads import WORKLOADS, Workload, chosen
 from flambeau.compiler.dialects.graph import build
@@ -61,3 +63,9 @@ def test_wrong_results_stop_the_comparison() -> None:
     wrong = replace(chosen("sum")[0], make=lambda x: build.add(build.reduce_sum(x, 1), 1.0))
     with pytest.raises(click.ClickException, match="wrong by"):
         compare(wrong, 1, 1, torch)
+
+
+def test_overhead() -> None:
+    a, b = fb.tensor([1.0, 2.0]), fb.tensor([3.0, 4.0])
+    for measured in (overhead.record(a, b), overhead.evaluate(a, b), overhead.compiled_call(a, b)):
+        assert 0 < measured < 1e5  # microseconds
