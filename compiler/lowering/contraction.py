@@ -45,7 +45,9 @@ def workspace_elements(problem: Contraction, cpu: CpuShape) -> Index:
     return Layout(problem, s).size if s.scheme == "packed" else 0
 
 
-def emit(b: Emitter, problem: Contraction, cpu: CpuShape, workspace: Buffer | None = None) -> ContractionSchedule:
+def emit(
+    b: Emitter, problem: Contraction, cpu: CpuShape, workspace: Buffer | None = None
+) -> ContractionSchedule:
     """Emit the loops of `problem`; returns the schedule that was used.
 
     `workspace`: a one-dimensional buffer of `workspace_elements` elements, if there are any. Not inside a parallel
@@ -170,11 +172,15 @@ class _Packed(Tiles):
         def one(at: list[Index]) -> None:
             row = at[0] * width
             offset = start + at[0] * (width * s.block_k)
-            packer.pack(batch, Panel(self.workspace, offset, width, row, _left(extent, row, width), first, depth))
+            packer.pack(
+                batch, Panel(self.workspace, offset, width, row, _left(extent, row, width), first, depth)
+            )
 
         self.b.parallel([ceil_div(extent, width)], one)
 
-    def _tile(self, batch: Batch, i: Index, j: Index, first: Index, depth: Index, tile: Buffer | None) -> None:
+    def _tile(
+        self, batch: Batch, i: Index, j: Index, first: Index, depth: Index, tile: Buffer | None
+    ) -> None:
         b, p, s, workspace = self.b, self.p, self.s, self.workspace
         rows, columns = _left(p.m, i, s.rows), _left(p.n, j, s.columns)
         place = Place(batch, i, s.rows, rows, j, s.vectors, columns, first, depth)
@@ -213,7 +219,9 @@ class _Dot:
 
         span(b, p.n, at[-1], s.task_columns, s.vectors, columns)
 
-    def _reader(self, operand: Operand, batch: Batch, rows: list[Index]) -> Callable[[int, Index, Value | None], Value]:
+    def _reader(
+        self, operand: Operand, batch: Batch, rows: list[Index]
+    ) -> Callable[[int, Index, Value | None], Value]:
         plain = operand.plain
         assert plain is not None
 

@@ -28,7 +28,9 @@ class Emitter(Protocol):
 
     @property
     def builder(self) -> Any: ...
-    def for_(self, low: Index, high: Index, step: int, body: Body, carried: Sequence[Value] = ()) -> list[Value]:
+    def for_(
+        self, low: Index, high: Index, step: int, body: Body, carried: Sequence[Value] = ()
+    ) -> list[Value]:
         """`scf.for`; `body(position, carried)` returns the carried values of the next iteration."""
 
     def parallel(self, extents: Sequence[Index], body: Callable[[list[Index]], None]) -> None:
@@ -39,10 +41,14 @@ class Emitter(Protocol):
 
     def load(self, buffer: Buffer, at: Sequence[Index]) -> Value: ...
     def store(self, value: Value, buffer: Buffer, at: Sequence[Index]) -> None: ...
-    def vector_load(self, buffer: Buffer, at: Sequence[Index], lanes: int, mask: Value | None = None) -> Value:
+    def vector_load(
+        self, buffer: Buffer, at: Sequence[Index], lanes: int, mask: Value | None = None
+    ) -> Value:
         """Consecutive elements from `at`; lanes whose mask is unset are not read and give zero."""
 
-    def vector_store(self, value: Value, buffer: Buffer, at: Sequence[Index], mask: Value | None = None) -> None: ...
+    def vector_store(
+        self, value: Value, buffer: Buffer, at: Sequence[Index], mask: Value | None = None
+    ) -> None: ...
     def lanes_of(self, lanes: int, count: Index | None) -> AbstractContextManager[Index]:
         """Inside, the expression given stands for 0 ... lanes - 1 at once (or for those below `count`)."""
 
@@ -110,7 +116,9 @@ class LoopEmitter:
     def symbol(self, expression: Index, low: Index, high: Index) -> Index:
         return self.builder.symbol(self.builder.index(expression), low, high)
 
-    def for_(self, low: Index, high: Index, step: int, body: Body, carried: Sequence[Value] = ()) -> list[Value]:
+    def for_(
+        self, low: Index, high: Index, step: int, body: Body, carried: Sequence[Value] = ()
+    ) -> list[Value]:
         with self.builder.for_(low, high, step, list(carried), unroll=1) as loop:
             values = body(loop.index, list(loop.carried))
             if values is not None:

@@ -88,7 +88,9 @@ class Place:
 class Tiles:
     """The outer-product schemes' register tiles of one contraction."""
 
-    def __init__(self, b: Emitter, problem: Contraction, s: ContractionSchedule, workspace: Buffer | None) -> None:
+    def __init__(
+        self, b: Emitter, problem: Contraction, s: ContractionSchedule, workspace: Buffer | None
+    ) -> None:
         self.b, self.p, self.s, self.workspace = b, problem, s, workspace
         self.partial = problem.partial
         #: A single column's position may not occur in the result's index, so it is stored as a scalar.
@@ -117,7 +119,12 @@ class Tiles:
 
     def tile_buffer(self) -> Buffer | None:
         """A tile on the stack, where some rows of a tile may not exist or the epilogue takes single elements."""
-        some = isinstance(self.p.m, Dim) or self.s.scheme == "packed" or not self.vector_store or self.p.long_store
+        some = (
+            isinstance(self.p.m, Dim)
+            or self.s.scheme == "packed"
+            or not self.vector_store
+            or self.p.long_store
+        )
         return self.b.alloca((self.s.rows * self.s.columns,), self.p.accumulator) if some else None
 
     def column_mask(self, valid: Index, vector: int) -> Value | None:
@@ -161,7 +168,10 @@ class Tiles:
         masks = [self.column_mask(place.valid_columns, v) for v in range(place.vectors)]
         later = minimum(place.first, 1)
         # In the first block these masks are empty, so nothing is read and zeros are added.
-        reach = [b.mask(minimum(place.valid_columns - v * lanes, lanes) * later, lanes) for v in range(place.vectors)]
+        reach = [
+            b.mask(minimum(place.valid_columns - v * lanes, lanes) * later, lanes)
+            for v in range(place.vectors)
+        ]
         total = []
         for at, x in enumerate(sums):
             r, v = divmod(at, place.vectors)

@@ -70,7 +70,8 @@ def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter) -
 
     def store(_: Any, batch: Sequence[Index], m: Index, n: Index, value: Value) -> None:
         index = tuple(
-            0 if extent == 1 else i for extent, i in zip(result.shape, d.result_index(batch, m, n), strict=True)
+            0 if extent == 1 else i
+            for extent, i in zip(result.shape, d.result_index(batch, m, n), strict=True)
         )
         with ctx.known(made, index, e.convert(Scalar(value, d.accumulator), result.element)):
             for wanted in ctx.results:
@@ -146,7 +147,10 @@ def _coefficient(offset: Index, symbol: Symbol) -> Index | None:
     for monomial, coefficient in offset.terms.items():
         plain = [a for a in monomial if a is symbol]
         rest = [a for a in monomial if a is not symbol]
-        if any(not isinstance(a, Symbol) and symbol in Dim({(a,): 1}).symbols() for a in rest) or len(plain) > 1:
+        if (
+            any(not isinstance(a, Symbol) and symbol in Dim({(a,): 1}).symbols() for a in rest)
+            or len(plain) > 1
+        ):
             return None
         if plain:
             total = total + Dim({tuple(rest): coefficient}) if rest else total + coefficient

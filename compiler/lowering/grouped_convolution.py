@@ -61,9 +61,17 @@ def direct_plan(op: Convolution, x: TensorType, w: TensorType, lanes: int) -> Di
     """How to run the convolution directly; None if the contraction template should."""
     groups = op.feature_group_count * op.batch_group_count
     result = op.infer(x, w)
-    if groups == 1 or op.spatial_rank == 0 or not all(isinstance(d, int) for d in (*x.shape, *w.shape, *result.shape)):
+    if (
+        groups == 1
+        or op.spatial_rank == 0
+        or not all(isinstance(d, int) for d in (*x.shape, *w.shape, *result.shape))
+    ):
         return None
-    if x.rank - 1 != op.input_spatial[-1] or result.rank - 1 != op.output_spatial[-1] or 0 in (*result.shape, *w.shape):
+    if (
+        x.rank - 1 != op.input_spatial[-1]
+        or result.rank - 1 != op.output_spatial[-1]
+        or 0 in (*result.shape, *w.shape)
+    ):
         return None
     features = _number(w.shape[op.kernel_output_feature]) // groups
     channels = _number(w.shape[op.kernel_input_feature])
@@ -95,7 +103,12 @@ def _number(extent: Index) -> int:
 
 
 def _of_rows(
-    op: Convolution, out: tuple[int, ...], window: tuple[int, ...], group: tuple[int, int], rows: int, lanes: int
+    op: Convolution,
+    out: tuple[int, ...],
+    window: tuple[int, ...],
+    group: tuple[int, int],
+    rows: int,
+    lanes: int,
 ) -> DirectPlan:
     channels, features = group
     extents = (rows, *out[1:])
@@ -113,7 +126,9 @@ def _of_rows(
         phase = 0
         for place, s in zip(places, strides, strict=True):
             phase = phase * s + place % s
-        taps.append(phase * plane + sum(p // s * pitch for p, s, pitch in zip(places, strides, pitches, strict=True)))
+        taps.append(
+            phase * plane + sum(p // s * pitch for p, s, pitch in zip(places, strides, pitches, strict=True))
+        )
     reach = sum((n - 1) * pitch for n, pitch in zip(extents, pitches, strict=True)) + 1
     block = next(n for n in (4, 3, 2, 1) if features % n == 0)
     needed = -(-reach // lanes)
@@ -143,7 +158,13 @@ class _Task:
     """Some rows of one image's, one group's result."""
 
     def __init__(
-        self, ctx: LoweringContext, operation: Operation, plan: DirectPlan, image: Index, group: Index, first: Index
+        self,
+        ctx: LoweringContext,
+        operation: Operation,
+        plan: DirectPlan,
+        image: Index,
+        group: Index,
+        first: Index,
     ) -> None:
         self.ctx, self.plan, self.made = ctx, plan, operation.results[0]
         self.image, self.group, self.first = image, group, first
@@ -167,7 +188,12 @@ class _Task:
 
         def features(step: Index, _: list[Any]) -> None:
             first = step * plan.block
-            b.for_(0, plan.flat, plan.vectors * plan.lanes, lambda at, _: self._tile(copy, kernel, sums, first, at))
+            b.for_(
+                0,
+                plan.flat,
+                plan.vectors * plan.lanes,
+                lambda at, _: self._tile(copy, kernel, sums, first, at),
+            )
             b.for_(0, plan.block, 1, lambda f, _: self._store_rows(sums, first, f))
 
         b.for_(0, plan.features // plan.block, 1, features)
@@ -188,7 +214,9 @@ class _Task:
             place: Index = 0
             for extent, digit in zip(shape, at, strict=True):
                 place = place * extent + digit
-            ctx.b.store(ctx.e.convert(ctx.read(self.w, tuple(index)), self.accumulator).value, kernel, (place,))
+            ctx.b.store(
+                ctx.e.convert(ctx.read(self.w, tuple(index)), self.accumulator).value, kernel, (place,)
+            )
 
         ctx.nest(shape, one)
 
@@ -263,7 +291,9 @@ class _Task:
         def channel(c: Index, totals: list[Any]) -> list[Any]:
             for number, tap in enumerate(plan.taps):
                 place = c * plan.size + at + tap
-                loaded = [b.vector_load(copy, (place + v * plan.lanes,), plan.lanes) for v in range(plan.vectors)]
+                loaded = [
+                    b.vector_load(copy, (place + v * plan.lanes,), plan.lanes) for v in range(plan.vectors)
+                ]
                 for f in range(plan.block):
                     weight = ((feature + f) * plan.channels + c) * len(plan.taps) + number
                     factor = b.splat(b.load(kernel, (weight,)), plan.lanes)
@@ -297,7 +327,13 @@ class _Task:
         ctx.nest((plan.rows, *plan.out[1:])[:-1], row)
 
     def _store_chunk(
-        self, sums: Value, feature: Index, at: tuple[Index, ...], first: Index, start: Index, count: int | None
+        self,
+        sums: Value,
+        feature: Index,
+        at: tuple[Index, ...],
+        first: Index,
+        start: Index,
+        count: int | None,
     ) -> None:
         ctx, op, plan = self.ctx, self.op, self.plan
         with ctx.b.lanes_of(plan.lanes, count) as lane:

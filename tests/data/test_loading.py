@@ -93,7 +93,9 @@ def test_workers_share_an_iterable_data_set():
 
 
 def test_workers_may_be_left_early_and_kept():
-    loader = data.DataLoader(Squares(20), 2, num_workers=1, multiprocessing_context="fork", persistent_workers=True)
+    loader = data.DataLoader(
+        Squares(20), 2, num_workers=1, multiprocessing_context="fork", persistent_workers=True
+    )
     first = [a.tolist() for a, _ in loader]
     kept = loader._workers
     assert [a.tolist() for a, _ in loader] == first and loader._workers is kept

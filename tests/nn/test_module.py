@@ -39,7 +39,9 @@ def test_names_and_printing_are_pytorchs():
 
 def test_load_state_dict_tells_what_does_not_fit():
     model = fb.nn.Linear(2, 3)
-    with pytest.raises(RuntimeError, match=r'(?s)Unexpected key\(s\) in state_dict: "c".*size mismatch for weight'):
+    with pytest.raises(
+        RuntimeError, match=r'(?s)Unexpected key\(s\) in state_dict: "c".*size mismatch for weight'
+    ):
         model.load_state_dict({"weight": fb.ones(3, 3), "bias": fb.ones(3), "c": fb.ones(1)})
     found = model.load_state_dict({"bias": fb.ones(3)}, strict=False)
     assert found.missing_keys == ["weight"] and model.bias.tolist() == [1.0] * 3
@@ -66,7 +68,9 @@ def test_assignments():
 
 def test_modes_dtypes_and_requires_grad():
     model = build(fb.nn)
-    assert not any(m.training for m in model.eval().modules()) and all(m.training for m in model.train().modules())
+    assert not any(m.training for m in model.eval().modules()) and all(
+        m.training for m in model.train().modules()
+    )
     parameter = model.a.weight
     assert model.double().a.weight is parameter and parameter.dtype is fb.float64 and parameter.is_leaf
     assert model(fb.ones(1, 2, dtype=fb.float64)).dtype is fb.float64
@@ -94,7 +98,9 @@ def test_backward_hooks_see_and_change_gradients():
     y, seen = ours(x), {}
     for model, key in ((theirs, "theirs"), (mine, "mine")):
         model.register_full_backward_pre_hook(lambda m, g: (g[0] * 3,))
-        model.register_full_backward_hook(lambda m, gi, go, k=key: seen.setdefault(k, (gi, go)) and (gi[0] * 2,))
+        model.register_full_backward_hook(
+            lambda m, gi, go, k=key: seen.setdefault(k, (gi, go)) and (gi[0] * 2,)
+        )
     (theirs(x) ** 2).sum().backward()
     (mine(y) ** 2).sum().backward()
     for a, b in zip(seen["mine"], seen["theirs"]):
