@@ -506,7 +506,8 @@ def _index_tensor(array: Any, like: Tensor) -> Tensor:
 def flip(input: Tensor, *args: Any, dims: Any = None) -> Tensor:
     """Elements in reverse order along dimensions: ``flip(0, 1)``, ``flip((0, 1))`` or ``flip(dims=(0, 1))``."""
     chosen = args if dims is None else ((dims,) if isinstance(dims, int) else tuple(dims),)
-    return wrap(build.reverse(read(input), axes(sizes(chosen), input.ndim)), "Flip")
+    listed = sizes(chosen)
+    return wrap(build.reverse(read(input), axes(listed, input.ndim) if listed else ()), "Flip")
 
 
 def fliplr(input: Tensor) -> Tensor:
