@@ -120,9 +120,12 @@ def _returned(leaf: tuple[str, Any], outputs: list[Value], arguments: Sequence[T
 def _flatten(x: Any, tensors: list[Tensor]) -> Any:
     """A hashable description in which tensors are numbered."""
     if isinstance(x, Tensor):
+        cell = x._cell
+        number = len(tensors) if all(t._cell is not cell for t in tensors) else _first(tensors, x)
         tensors.append(x)
-        value = x._cell.read()
-        return "tensor", value.type, x._chain, read(x).requires_grad, _first(tensors, x)
+        value = cell.value if cell.parent is None else cell.read()
+        flows = value.requires_grad if x._chain is None else read(x).requires_grad
+        return "tensor", value.type, x._chain, flows, number
     if isinstance(x, (list, tuple)):
         return type(x).__name__, tuple([_flatten(y, tensors) for y in x])
     if isinstance(x, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -230,6 +229,8 @@ class _Workers:
 
 def _context(given: Any) -> Any:
     """The multiprocessing context asked for; by default a start method that is safe beside threads."""
+    import multiprocessing  # late: it costs more than most of an import of flambeau, and few loaders have workers
+
     if isinstance(given, str):
         return multiprocessing.get_context(given)
     if given is not None:
