@@ -27,6 +27,7 @@ BIAS = np.random.default_rng(1).standard_normal(3).astype(np.float32)
 
 #: What a library may need from outside: the C library, and nothing else.
 ALLOWED = {
+    "strcmp",
     "aligned_alloc",
     "free",
     "getpid",
