@@ -57,7 +57,7 @@ class OpDef(metaclass=_Interning):
         own = inspect.get_annotations(cls).values()
         if any(not str(a).startswith("ClassVar") for a in own) or not dataclasses.is_dataclass(cls):
             # Only classes with attributes of their own: making a dataclass costs more than all else in an import.
-            dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+            dataclasses.dataclass(eq=False, repr=False, match_args=False)(cls)
         if "name" not in cls.__dict__ or not cls.name:
             return
         if cls.name in REGISTRY and REGISTRY[cls.name].__qualname__ != cls.__qualname__:
@@ -65,6 +65,17 @@ class OpDef(metaclass=_Interning):
         if inspect.getdoc(cls) is None or cls.__doc__ is None:
             raise TypeError(f"{cls.name} needs a docstring: it becomes its reference page")
         REGISTRY[cls.name] = cls
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # What dataclass(frozen=True) does, at a third of its price for every class: an attribute is set once.
+        if name in self.__dict__:
+            raise dataclasses.FrozenInstanceError(
+                f"{type(self).__name__} is frozen: {name} cannot be changed"
+            )
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise dataclasses.FrozenInstanceError(f"{type(self).__name__} is frozen: {name} cannot be deleted")
 
     def __post_init__(self) -> None:
         """Normalise attributes: lists to tuples, and numbers to the type that the annotation names."""
