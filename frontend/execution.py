@@ -77,22 +77,39 @@ def compile_graph(graph: Graph) -> Executable:
     return Executable(graph, code)
 
 
+#: Bytes of a result up to which it is an array of NumPy's own.
+SMALL = 1 << 14
+
+
 class ArrayExecutable:
     """An executable that takes and gives NumPy arrays (C-contiguous, of the parameters' dtypes). Static shapes only."""
 
-    __slots__ = ("executable", "_constants", "_results", "_run")
+    __slots__ = ("executable", "_call", "_constants", "_results", "_run", "_small")
 
     def __init__(self, graph: Graph) -> None:
         self.executable = compile_graph(graph)
         types = [tensor_of(r) for r in graph.results]
         self._results = [(t.element.numpy, t.shape) for t in types]
+        self._call = self.executable.executor
         self._run = self.executable.executor.run
         self._constants = self.executable._constants
+        # NumPy's own memory is quicker to come by than the allocator's where no page has to be kept for reuse.
+        self._small = all(byte_size(r) <= SMALL for r in graph.results)
 
     def __call__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
         pointers = [a.__array_interface__["data"][0] for a in arrays]
-        buffers = self._run(pointers + self._constants)
-        return [as_numpy(b, dtype, shape) for b, (dtype, shape) in zip(buffers, self._results, strict=True)]
+        if self._constants:
+            pointers += self._constants
+        if not self._small:
+            buffers = self._run(pointers)
+            return [
+                as_numpy(b, dtype, shape) for b, (dtype, shape) in zip(buffers, self._results, strict=True)
+            ]
+        outputs = [np.empty(shape, dtype) for dtype, shape in self._results]
+        status = self._call(pointers, (), [a.__array_interface__["data"][0] for a in outputs])
+        if status:
+            self._call.check(status)
+        return outputs
 
 
 def run_graph(graph: Graph, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:

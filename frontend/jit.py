@@ -75,7 +75,10 @@ class _Entry:
         for tensor, was_none, _, _ in self.gradients:
             if (tensor._grad is None) != was_none:
                 return False
-        return all(c.value.type is kind and c.value.requires_grad == flows for c, kind, flows in self.kinds)
+        for cell, kind, flows in self.kinds:  # noqa: SIM110  a generator costs more than all the rest of this
+            if cell.value.type is not kind or cell.value.requires_grad != flows:
+                return False
+        return True
 
     def run(self, arguments: Sequence[Tensor]) -> Any:
         """Call the executable and put everything in its place."""
@@ -104,7 +107,11 @@ class _Entry:
                 made._cell.version += 1
                 at += 1
             tensor._grad = made
-        return _unflatten(self.result, lambda leaf: _returned(leaf, outputs[at:], arguments))
+        if at:
+            outputs = outputs[at:]
+        if self.result[0] == "leaf":
+            return _returned(self.result[1], outputs, arguments)
+        return _unflatten(self.result, lambda leaf: _returned(leaf, outputs, arguments))
 
 
 def _returned(leaf: tuple[str, Any], outputs: list[Value], arguments: Sequence[Tensor]) -> Any:
