@@ -9,6 +9,7 @@ from flambeau import linalg
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.composites_nn import Embedding, Linear
 from flambeau.compiler.dialects.graph.convolution import convolution_of, transposed_convolution
+from flambeau.compiler.ir import dims
 from flambeau.compiler.ir import types as ir
 from flambeau.compiler.ir.core import Value
 from flambeau.evaluation import record
@@ -22,7 +23,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         product = linalg.matmul(input, weight)
         return product if bias is None else product + bias  # type: ignore[operator, no-any-return]
     if input.shape[-1:] != weight.shape[-1:]:
-        rows = input.numel() // max(input.shape[-1], 1) if input.ndim else 1
+        rows = dims.product(input.shape[:-1])  # may be symbolic while a function is exported
         raise RuntimeError(
             f"mat1 and mat2 shapes cannot be multiplied ({rows}x{input.shape[-1] if input.ndim else 1} and "
             f"{weight.shape[1]}x{weight.shape[0]})"
