@@ -1,7 +1,8 @@
 """``make demo``: train on handwritten digits, export the model and its training step, and use both from C.
 
-1. A small convolutional network learns scikit-learn's digits (1,797 real images of 8 x 8) with Adam; the whole training
-   step is one compiled function.
+1. A small convolutional network learns scikit-learn's digits (1,797 real images of 8 x 8) with AdamW; the whole training
+   step is one compiled function. 360 test images are set aside before anything else. Network, rate and number of epochs
+   were chosen on validation images drawn from the rest (98.4 % over eight draws), never on the test images.
 2. The model and the training step become shared libraries with C headers.
 3. A C program (`digits.c`) answers the test set from a file and then goes on training. Without a C compiler the same is
    done through ctypes.
@@ -32,9 +33,12 @@ HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build" / "digits"
 
 BATCH = 64
-EPOCHS = 20
+EPOCHS = 15
+RATE = 1e-2  # at the start; it falls to zero along a cosine
+C_RATE = 1e-3
 C_EPOCHS = 6
 TEST_IMAGES = 360
+VALIDATION_IMAGES = 180
 MOST_BYTES = 1 << 20
 
 Array = np.ndarray[Any, Any]
@@ -56,21 +60,24 @@ class Dataset:
         return head.tobytes() + self.images.tobytes() + self.labels.tobytes()
 
 
-def load() -> tuple[Dataset, Dataset]:
-    """(training, test): disjoint, drawn with a fixed seed."""
+def load() -> tuple[Dataset, Dataset, Dataset]:
+    """(training, validation, test): disjoint, drawn with a fixed seed."""
     digits = load_digits()
     images = (digits.images / 16).astype(np.float32)[:, None]
     labels = digits.target.astype(np.int64)
-    order = np.random.default_rng(0).permutation(len(labels))
-    test, training = order[:TEST_IMAGES], order[TEST_IMAGES:]
-    return Dataset(images[training], labels[training]), Dataset(images[test], labels[test])
+    order = np.random.default_rng(2026).permutation(len(labels))
+    test, validation, training = np.split(order, [TEST_IMAGES, TEST_IMAGES + VALIDATION_IMAGES])
+    training, validation, test = (Dataset(images[i], labels[i]) for i in (training, validation, test))
+    return training, validation, test
 
 
 def network() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
         nn.ReLU(),
         nn.Conv2d(16, 32, 3, padding=1),
+        nn.BatchNorm2d(32),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
@@ -86,7 +93,7 @@ class Trainer:
     def __init__(self) -> None:
         fb.manual_seed(0)
         self.model = network()
-        self.optimizer = optim.Adam(self.model.parameters(), lr=3e-3)
+        self.optimizer = optim.AdamW(self.model.parameters(), lr=RATE, weight_decay=5e-2)
 
     def step(self, images: fb.Tensor, labels: fb.Tensor) -> fb.Tensor:
         """Forward, loss, backward, update; returns the loss."""
@@ -99,6 +106,7 @@ class Trainer:
     def train(self, data: Dataset) -> tuple[list[float], float, float]:
         """Mean loss of each epoch, seconds until the second step was done (compilation), seconds of the rest."""
         step = fb.compile(self.step)
+        schedule = optim.lr_scheduler.CosineAnnealingLR(self.optimizer, EPOCHS * (len(data.labels) // BATCH))
         rng = np.random.default_rng(1)
         losses, steps, started = [], 0, time.perf_counter()
         compiled = started
@@ -107,6 +115,7 @@ class Trainer:
             total = []
             for at in range(0, len(order) - BATCH + 1, BATCH):
                 total.append(step(*data.batch(order[at : at + BATCH])).item())
+                schedule.step()
                 steps += 1
                 if steps == 2:
                     compiled = time.perf_counter()
@@ -114,6 +123,7 @@ class Trainer:
         return losses, compiled - started, time.perf_counter() - compiled
 
     def outputs(self, images: Array) -> Array:
+        self.model.eval()
         with fb.no_grad():
             return self.model(fb.from_numpy(images)).numpy()
 
@@ -125,7 +135,10 @@ def accuracy(outputs: Array, labels: Array) -> float:
 def export(trainer: Trainer, data: Dataset) -> tuple[Any, Any]:
     """The model for any number of images, and the training step on batches of `BATCH`; saved, with headers."""
     images, labels = data.batch(np.arange(BATCH))
+    trainer.model.eval()
     model = fb.export(trainer.model, (images,), dynamic_shapes={0: {0: "N"}}, name="digits_model")
+    trainer.model.train()
+    trainer.optimizer.param_groups[0]["lr"] = C_RATE
     step = fb.export(trainer.step, (images, labels), name="digits_step")
     for exported in (model, step):
         exported.save(BUILD / f"{exported.name}.so")
@@ -165,15 +178,16 @@ def through_ctypes(training: Dataset, test: Dataset) -> tuple[Array, Array, str]
 def main() -> int:
     console = Console()
     BUILD.mkdir(parents=True, exist_ok=True)
-    training, test = load()
+    training, validation, test = load()
     (BUILD / "data.bin").write_bytes(test.bytes() + training.bytes())
 
     console.print(f"training on {len(training.labels)} images, {EPOCHS} epochs of batches of {BATCH}")
     trainer = Trainer()
     losses, compile_seconds, train_seconds = trainer.train(training)
+    validated = accuracy(trainer.outputs(validation.images), validation.labels)
     outputs = trainer.outputs(test.images)
     reached = accuracy(outputs, test.labels)
-    console.print(f"loss {losses[0]:.4f} → {losses[-1]:.4f}, held-out accuracy {reached:.2%}")
+    console.print(f"loss {losses[0]:.4f} → {losses[-1]:.4f}, validation accuracy {validated:.2%}")
 
     started = time.perf_counter()
     model, step = export(trainer, training)
@@ -209,6 +223,7 @@ def main() -> int:
 
     table = Table(title="digits", show_header=False)
     for what, value in {
+        "validation accuracy, Python": f"{validated:.2%}",
         "held-out accuracy, Python": f"{reached:.2%}",
         "held-out accuracy, C": f"{accuracy(c_outputs, test.labels):.2%}",
         "training loss, Python": f"{losses[0]:.4f} → {losses[-1]:.4f}",
