@@ -15,6 +15,7 @@ from flambeau.compiler.lowering.contraction_problem import Contraction, Operand,
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.grouped_convolution import DirectPlan, direct_plan, lower_grouped_convolution
 from flambeau.compiler.lowering.probe import Accessor
+from flambeau.compiler.lowering.views import view_of
 from flambeau.compiler.schedule.cpu_contraction import cpu_shape
 
 
@@ -101,18 +102,26 @@ def _operand(
     batch: tuple[Index, ...],
     run: tuple[str, int] | None,
 ) -> Operand:
-    """`plain` where the operand simply lies in memory with a unit stride somewhere; else by runs, if it has any."""
-    buffer = ctx.memory.get(value)
-    type = tensor_of(value)
-    strides = None if index is None else _strides(type.shape, index, extents, batch)
-    if buffer is not None and strides is None and run is not None:
+    """`plain` where the operand, or what it is a view of, simply lies in memory with a unit stride somewhere; else by
+    runs, if it has any."""
+    view = view_of(value, ctx.memory)
+    if view is None:
+        return Operand(load)
+    base, position = view
+    strides, at = None, index
+    if index is not None:
+        if base is not value:
+            at = lambda bt, row, k: position(index(bt, row, k))  # noqa: E731
+        strides = _strides(tensor_of(base).shape, at, extents, batch)
+    if base is value and strides is None and run is not None:
         return Operand(load, None, "row" if run[0] == "row" else "depth", run[1])
-    if strides is None or buffer is None:
+    if strides is None:
         return Operand(load)
     along: Literal["", "row", "depth"] = "row" if strides[0] == 1 else "depth" if strides[1] == 1 else ""
     if not along:
         return Operand(load)
-    return Operand(load, Plain(buffer, type.element, index, strides[0] == 1, strides[1] == 1), along)
+    plain = Plain(ctx.memory[base], tensor_of(base).element, at, strides[0] == 1, strides[1] == 1)
+    return Operand(load, plain, along)
 
 
 def _strides(
