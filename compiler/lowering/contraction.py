@@ -15,13 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flambeau.compiler.ir.dims import Dim, Index, minimum
+from flambeau.compiler.ir.dims import Dim, Index, maximum, minimum
 from flambeau.compiler.lowering.contraction_emitter import Buffer, Emitter, Value
 from flambeau.compiler.lowering.contraction_packing import Packer, Panel
 from flambeau.compiler.lowering.contraction_problem import Batch, Contraction, Operand, ceil_div, exchanged
 from flambeau.compiler.lowering.contraction_tiles import Layout, Place, Tiles, has_blocks, relative, span
 from flambeau.compiler.lowering.microkernel import dot_tile
 from flambeau.compiler.schedule.cpu_contraction import ContractionSchedule, CpuShape, OperandFacts, choose
+
+#: Bytes of a row that a packing task copies before it goes on to the next, where rows are neighbours in memory.
+PACKED_RUN = 512
 
 
 def schedule_of(problem: Contraction, cpu: CpuShape) -> tuple[Contraction, ContractionSchedule]:
@@ -166,17 +169,35 @@ class _Packed(Tiles):
         first: Index,
         depth: Index,
     ) -> None:
+        """Rows [0, extent) of an operand as panels of `width` rows, by parallel tasks."""
         s, p = self.s, self.p
         packer = Packer(self.b, operand, p.accumulator, s.lanes, p.inner)
+        panels = ceil_div(extent, width)
+        # Where rows are neighbours in memory, several panels share the cache lines and pages that a task walks through.
+        plain = operand.plain
+        group = max(1, PACKED_RUN // (width * p.accumulator.itemsize)) if plain and plain.unit_row else 1
 
-        def one(at: list[Index]) -> None:
-            row = at[0] * width
-            offset = start + at[0] * (width * s.block_k)
-            packer.pack(
-                batch, Panel(self.workspace, offset, width, row, _left(extent, row, width), first, depth)
-            )
+        def panel(number: Index, rows: Index) -> Panel:
+            offset = start + number * (width * s.block_k)
+            return Panel(self.workspace, offset, width, number * width, rows, first, depth)
 
-        self.b.parallel([ceil_div(extent, width)], one)
+        def partial(number: Index, _: list[Value]) -> None:
+            packer.pack(batch, panel(number, _left(extent, number * width, width)))
+
+        def several(at: list[Index]) -> None:
+            low, high = at[0] * group, minimum(at[0] * group + group, extent // width)
+
+            def depths(k: Index, _: list[Value]) -> None:
+                self.b.for_(low, high, 1, lambda n, _: packer.copy_row(batch, panel(n, width), k))
+
+            self.b.for_(0, depth, 1, depths)
+            if not (isinstance(extent, int) and extent % width == 0):
+                self.b.for_(maximum(low, extent // width), minimum(low + group, panels), 1, partial)
+
+        if group > 1:
+            self.b.parallel([ceil_div(panels, group)], several)
+        else:
+            self.b.parallel([panels], lambda at: partial(at[0], []))
 
     def _tile(
         self, batch: Batch, i: Index, j: Index, first: Index, depth: Index, tile: Buffer | None

@@ -105,6 +105,13 @@ class Packer:
         starts = range(0, width, lanes)
         return [(s, None if width - s >= lanes else self.b.mask(width - s, lanes)) for s in starts]
 
+    def copy_row(self, batch: Batch, panel: Panel, k: Index) -> None:
+        """All rows of a full panel for one k, where rows are neighbours in memory."""
+        for s, write in self._chunks(panel):
+            count = None if panel.width - s >= self.lanes else panel.width - s
+            x = self._read(batch, panel.row + s, panel.first + k, True, count)
+            self.b.vector_store(x, panel.buffer, (panel.start + k * panel.width + s,), write)
+
     def _rows(self, batch: Batch, panel: Panel) -> None:
         """Rows are neighbours in memory: copy vectors."""
         b, lanes = self.b, self.lanes
