@@ -140,24 +140,50 @@ class _Packed(Tiles):
         if left:
             self.b.for_(0, left[0], 1, lambda at, _: self._batches([*batch, at], left[1:]))
             return
-        self.k_blocks(lambda first, depth: self._block(batch, first, depth))
+        across = self.layout.across
+        if across is None:
+            self.k_blocks(lambda first, depth: self._block(batch, first, depth, 0, self.p.n, True))
+            return
+        if has_blocks(self.p, self.s):
+            self.b.for_(0, self.p.n, across, lambda j, _: self._stripe(batch, j, across))
+            return
+        self._pack_a(batch, 0, self.p.k)
+        self.b.for_(
+            0, self.p.n, across, lambda j, _: self._block(batch, 0, self.p.k, j, self._reach(j, across), False)
+        )
 
-    def _block(self, batch: Batch, first: Index, depth: Index) -> None:
+    def _stripe(self, batch: Batch, j: Index, across: int) -> None:
+        """All of K for some columns, whose sums stay in the cache meanwhile."""
+        end = self._reach(j, across)
+        self.k_blocks(lambda first, depth: self._block(batch, first, depth, j, end, True))
+
+    def _reach(self, j: Index, across: int) -> Index:
+        n = self.p.n
+        return j + across if isinstance(n, int) and n % across == 0 else minimum(j + across, n)
+
+    def _pack_a(self, batch: Batch, first: Index, depth: Index) -> None:
+        self._pack(self.p.a, batch, self.layout.a, self.s.rows, 0, self.p.m, first, depth)
+
+    def _block(
+        self, batch: Batch, first: Index, depth: Index, left: Index, right: Index, pack_a: bool
+    ) -> None:
+        """K from `first`, columns from `left` to below `right`."""
         p, s = self.p, self.s
-        self._pack(p.b, batch, self.layout.b, s.columns, p.n, first, depth)
-        self._pack(p.a, batch, self.layout.a, s.rows, p.m, first, depth)
+        self._pack(p.b, batch, self.layout.b, s.columns, left, right, first, depth)
+        if pack_a:
+            self._pack_a(batch, first, depth)
 
         def task(at: list[Index]) -> None:
             tile = self.tile_buffer()
-            i0, j0 = at[0] * s.task_rows, at[1] * s.task_columns
-            i1, j1 = minimum(i0 + s.task_rows, p.m), minimum(j0 + s.task_columns, p.n)
+            i0, j0 = at[0] * s.task_rows, left + at[1] * s.task_columns
+            i1, j1 = minimum(i0 + s.task_rows, p.m), minimum(j0 + s.task_columns, right)
 
             def row(i: Index, _: list[Value]) -> None:
-                self.b.for_(j0, j1, s.columns, lambda j, _: self._tile(batch, i, j, first, depth, tile))
+                self.b.for_(j0, j1, s.columns, lambda j, _: self._tile(batch, i, j, left, first, depth, tile))
 
             self.b.for_(i0, i1, s.rows, row)
 
-        self.b.parallel([ceil_div(p.m, s.task_rows), ceil_div(p.n, s.task_columns)], task)
+        self.b.parallel([ceil_div(p.m, s.task_rows), ceil_div(right - left, s.task_columns)], task)
 
     def _pack(
         self,
@@ -165,13 +191,15 @@ class _Packed(Tiles):
         batch: Batch,
         start: Index,
         width: int,
-        extent: Index,
+        low: Index,
+        high: Index,
         first: Index,
         depth: Index,
     ) -> None:
-        """Rows [0, extent) of an operand as panels of `width` rows, by parallel tasks."""
+        """Rows [low, high) of an operand as panels of `width` rows, by parallel tasks. `low` is a multiple of `width`."""
         s, p = self.s, self.p
         packer = Packer(self.b, operand, p.accumulator, s.lanes, p.inner)
+        extent = high - low
         panels = ceil_div(extent, width)
         # Where rows are neighbours in memory, several panels share the cache lines and pages that a task walks through.
         plain = operand.plain
@@ -179,20 +207,20 @@ class _Packed(Tiles):
 
         def panel(number: Index, rows: Index) -> Panel:
             offset = start + number * (width * s.block_k)
-            return Panel(self.workspace, offset, width, number * width, rows, first, depth)
+            return Panel(self.workspace, offset, width, low + number * width, rows, first, depth)
 
         def partial(number: Index, _: list[Value]) -> None:
             packer.pack(batch, panel(number, _left(extent, number * width, width)))
 
         def several(at: list[Index]) -> None:
-            low, high = at[0] * group, minimum(at[0] * group + group, extent // width)
+            begin, end = at[0] * group, minimum(at[0] * group + group, extent // width)
 
             def depths(k: Index, _: list[Value]) -> None:
-                self.b.for_(low, high, 1, lambda n, _: packer.copy_row(batch, panel(n, width), k))
+                self.b.for_(begin, end, 1, lambda n, _: packer.copy_row(batch, panel(n, width), k))
 
             self.b.for_(0, depth, 1, depths)
             if not (isinstance(extent, int) and extent % width == 0):
-                self.b.for_(maximum(low, extent // width), minimum(low + group, panels), 1, partial)
+                self.b.for_(maximum(begin, extent // width), minimum(begin + group, panels), 1, partial)
 
         if group > 1:
             self.b.parallel([ceil_div(panels, group)], several)
@@ -200,13 +228,20 @@ class _Packed(Tiles):
             self.b.parallel([panels], lambda at: partial(at[0], []))
 
     def _tile(
-        self, batch: Batch, i: Index, j: Index, first: Index, depth: Index, tile: Buffer | None
+        self,
+        batch: Batch,
+        i: Index,
+        j: Index,
+        packed_from: Index,
+        first: Index,
+        depth: Index,
+        tile: Buffer | None,
     ) -> None:
         b, p, s, workspace = self.b, self.p, self.s, self.workspace
         rows, columns = _left(p.m, i, s.rows), _left(p.n, j, s.columns)
         place = Place(batch, i, s.rows, rows, j, s.vectors, columns, first, depth)
         left = self.layout.a + i * s.block_k
-        right = self.layout.b + j * s.block_k
+        right = self.layout.b + (j - packed_from) * s.block_k
 
         def a_at(r: int, k: Index) -> Value:
             return b.load(workspace, (left + k * s.rows + r,))

@@ -25,7 +25,10 @@ class Layout:
         self.keeps_sums = p.partial is None and has_blocks(p, s)
         self.a: Index = 0
         self.b: Index = ceil_div(ceil_div(p.m, s.rows) * (s.rows * s.block_k) + s.lanes, align) * align
-        self.sums: Index = self.b + ceil_div(p.n, s.columns) * (s.columns * s.block_k)
+        #: Columns that are packed at a time; None: all of them.
+        self.across = s.across if isinstance(p.n, Dim) or p.n > s.across else None
+        columns = p.n if self.across is None else self.across
+        self.sums: Index = self.b + ceil_div(columns, s.columns) * (s.columns * s.block_k)
         self.size: Index = self.sums + (p.m * p.n if self.keeps_sums else 0)
 
 

@@ -16,6 +16,9 @@ from flambeau.compiler.targets.machine import TargetDescription
 
 Scheme = Literal["direct", "panel", "dot", "packed"]
 UNROLL = 4
+#: Columns of B that are packed at a time, in tasks: together two of these fill a core's L2, so what is packed is still in
+#: L2 or L3 when it is read. More would go to memory and come back where N is large (a vocabulary).
+PACKED_TASKS = 4
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class CpuShape:
 @dataclass(frozen=True)
 class ContractionSchedule:
     """`rows` x `vectors * lanes` is the register tile; `block_k` the depth of a packed panel; a task of the parallel
-    loop covers `task_rows` x `task_columns` of the result."""
+    loop covers `task_rows` x `task_columns` of the result; in the scheme *packed*, B is packed `across` columns at a
+    time."""
 
     scheme: Scheme
     lanes: int
@@ -41,6 +45,7 @@ class ContractionSchedule:
     task_rows: int
     task_columns: int
     unroll: int = UNROLL
+    across: int = 0
 
     @property
     def columns(self) -> int:
@@ -120,7 +125,9 @@ def choose(
         block_k = max(1, min(k, -(-block_k // UNROLL) * UNROLL))
     wide = vectors * lanes
     columns = max(wide, cpu.l2 // 2 // (block_k * size) // wide * wide)
-    return ContractionSchedule("packed", lanes, rows, vectors, block_k, rows * 8, columns)
+    return ContractionSchedule(
+        "packed", lanes, rows, vectors, block_k, rows * 8, columns, across=PACKED_TASKS * columns
+    )
 
 
 def _dot(m: int, n: int, lanes: int, cpu: CpuShape) -> ContractionSchedule:
