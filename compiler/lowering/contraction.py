@@ -149,7 +149,10 @@ class _Packed(Tiles):
             return
         self._pack_a(batch, 0, self.p.k)
         self.b.for_(
-            0, self.p.n, across, lambda j, _: self._block(batch, 0, self.p.k, j, self._reach(j, across), False)
+            0,
+            self.p.n,
+            across,
+            lambda j, _: self._block(batch, 0, self.p.k, j, self._reach(j, across), False),
         )
 
     def _stripe(self, batch: Batch, j: Index, across: int) -> None:
@@ -173,9 +176,14 @@ class _Packed(Tiles):
         if pack_a:
             self._pack_a(batch, first, depth)
 
+        # Threads take contiguous parts of the tasks: the larger operand's order lets each use what it packed itself.
+        by_rows = isinstance(p.m, int) and isinstance(p.n, int) and p.m > p.n
+        down, across = ceil_div(p.m, s.task_rows), ceil_div(right - left, s.task_columns)
+
         def task(at: list[Index]) -> None:
             tile = self.tile_buffer()
-            i0, j0 = at[0] * s.task_rows, left + at[1] * s.task_columns
+            im, jn = at if by_rows else at[::-1]
+            i0, j0 = im * s.task_rows, left + jn * s.task_columns
             i1, j1 = minimum(i0 + s.task_rows, p.m), minimum(j0 + s.task_columns, right)
 
             def row(i: Index, _: list[Value]) -> None:
@@ -183,7 +191,7 @@ class _Packed(Tiles):
 
             self.b.for_(i0, i1, s.rows, row)
 
-        self.b.parallel([ceil_div(p.m, s.task_rows), ceil_div(right - left, s.task_columns)], task)
+        self.b.parallel([down, across] if by_rows else [across, down], task)
 
     def _pack(
         self,

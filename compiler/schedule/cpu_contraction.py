@@ -124,10 +124,18 @@ def choose(
         block_k = balanced(k, block_k)
         block_k = max(1, min(k, -(-block_k // UNROLL) * UNROLL))
     wide = vectors * lanes
-    columns = max(wide, cpu.l2 // 2 // (block_k * size) // wide * wide)
+    most = max(1, cpu.l2 // 2 // (block_k * size) // wide)
+    across = PACKED_TASKS * most * wide
+    task_rows = rows * _even(m, rows, 8)
+    task_columns = wide * _even(n if isinstance(n, Dim) else min(n, across), wide, most)
     return ContractionSchedule(
-        "packed", lanes, rows, vectors, block_k, rows * 8, columns, across=PACKED_TASKS * columns
+        "packed", lanes, rows, vectors, block_k, task_rows, task_columns, across=across
     )
+
+
+def _even(extent: Index, tile: int, most: int) -> int:
+    """At most `most` tiles for a task, so that tasks are equal: threads get equal numbers of them."""
+    return most if isinstance(extent, Dim) else balanced(max(1, -(-extent // tile)), most)
 
 
 def _dot(m: int, n: int, lanes: int, cpu: CpuShape) -> ContractionSchedule:
