@@ -24,7 +24,7 @@ from flambeau.compiler.lowering.microkernel import dot_tile
 from flambeau.compiler.schedule.cpu_contraction import ContractionSchedule, CpuShape, OperandFacts, choose
 
 #: Bytes of a row that a packing task copies before it goes on to the next, where rows are neighbours in memory.
-PACKED_RUN = 512
+PACKED_RUN = 1024
 
 
 def schedule_of(problem: Contraction, cpu: CpuShape) -> tuple[Contraction, ContractionSchedule]:

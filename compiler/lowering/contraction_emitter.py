@@ -49,6 +49,9 @@ class Emitter(Protocol):
     def vector_store(
         self, value: Value, buffer: Buffer, at: Sequence[Index], mask: Value | None = None
     ) -> None: ...
+    def prefetch(self, buffer: Buffer, at: Sequence[Index]) -> None:
+        """The element will be read soon."""
+
     def lanes_of(self, lanes: int, count: Index | None) -> AbstractContextManager[Index]:
         """Inside, the expression given stands for 0 ... lanes - 1 at once (or for those below `count`)."""
 
@@ -94,6 +97,7 @@ class LoopEmitter:
         self.store = builder.store
         self.vector_load = builder.vload
         self.vector_store = builder.vstore
+        self.prefetch = builder.prefetch
         self.lanes_of = builder.lanes_of
         self.splat = builder.broadcast
         self.mask = builder.create_mask

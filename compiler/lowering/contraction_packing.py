@@ -15,6 +15,9 @@ from flambeau.compiler.lowering.contraction_emitter import Buffer, Emitter, Valu
 from flambeau.compiler.lowering.contraction_problem import Batch, Operand
 from flambeau.compiler.lowering.microkernel import transpose
 
+#: How many rows ahead packing asks for memory: rows lie far apart, so the hardware does not foresee them.
+AHEAD = 16
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -107,8 +110,11 @@ class Packer:
 
     def copy_row(self, batch: Batch, panel: Panel, k: Index) -> None:
         """All rows of a full panel for one k, where rows are neighbours in memory."""
+        plain, ahead = self.operand.plain, panel.first + minimum(k + AHEAD, panel.depth - 1)
         for s, write in self._chunks(panel):
             count = None if panel.width - s >= self.lanes else panel.width - s
+            if plain is not None:
+                self.b.prefetch(plain.buffer, plain.at(batch, panel.row + s, ahead))
             x = self._read(batch, panel.row + s, panel.first + k, True, count)
             self.b.vector_store(x, panel.buffer, (panel.start + k * panel.width + s,), write)
 

@@ -103,7 +103,7 @@ def choose(
         if min(em, en) <= 32 and (em <= 4 or en <= 4 or ek >= 4 * lanes):
             return _dot(em, en, lanes, cpu)
     streams = en * ek * size > cpu.l2 // 2
-    if a.plain and b.plain and b.unit_row and streams and isinstance(m, int) and m <= 64:
+    if a.plain and b.plain and b.unit_row and streams and isinstance(m, int) and m <= 12:
         return _streaming(m, size, rows, vectors * lanes, lanes)
     if a.plain and b.plain and b.unit_row and not streams:
         if isinstance(m, int):

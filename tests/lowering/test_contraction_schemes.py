@@ -126,6 +126,9 @@ class Executor:
             return
         buffer.array.reshape(-1)[buffer.offset(self.at(at))] = value
 
+    def prefetch(self, buffer: Buffer, at: Sequence[Any]) -> None:
+        """Nothing to do: it reads nothing."""
+
     def vector_load(self, buffer: Buffer, at: Sequence[Any], lanes: int, mask: Any = None) -> Any:
         count = lanes if mask is None else int(mask.sum())
         result = np.zeros(lanes, buffer.array.dtype)
