@@ -333,7 +333,8 @@ def _flat(value: Value, shape: tuple[Index, ...], group: set[Value], seen: set[V
     if value.owner is None:
         return tensor_of(value).shape in (shape, ())
     if tensor_of(value).shape != shape:
-        return tensor_of(value).shape == ()
+        # A scalar that is computed here from anything but scalars reads a buffer at an index of its own.
+        return tensor_of(value).shape == () and all(_flat(v, (), group, seen) for v in value.owner.operands)
     definition = value.owner.definition
     scalars = all(tensor_of(v).shape == () for v in value.owner.operands) and value.owner.operands
     if not isinstance(definition, Elementwise) and not (

@@ -41,7 +41,7 @@ def test_element_functions(plain: str, transposed: str) -> None:
         (Case((3, 2), 20, 33, 40), "direct"),
         (Case((), 64, 40, 70, transposed="b"), "panel"),
         (Case((5,), 40, 40, 20, transposed="b"), "panel"),
-        (Case((), 20, 1500, 300), "direct"),
+        (Case((), 12, 1500, 300), "direct"),
         (Case((), 5, 1500, 300), "direct"),
         (Case((), 3, 200, 300, transposed="b"), "dot"),
         (Case((), 700, 1, 300), "dot"),

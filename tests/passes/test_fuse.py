@@ -110,6 +110,14 @@ def test_random_graphs_agree_with_the_interpreter(graph: Graph) -> None:
         np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-4)
 
 
+def test_a_scalar_may_be_computed_from_a_matrix_of_one_element() -> None:
+    x = value(1, 1)
+    scalar = build.tanh(build.reduce(x, "sum", (0, 1)))
+    graph = Graph([x], [build.add(build.expand_reduced(scalar, (1, 1), (0, 1)), x)])
+    (found,) = run_graph(graph, [np.full((1, 1), 0.5, np.float32)])
+    np.testing.assert_allclose(found, np.full((1, 1), 0.5 + np.tanh(0.5)), rtol=1e-6)
+
+
 @given(graphs())
 def test_buffers_that_live_together_lie_apart(graph: Graph) -> None:
     found = program(
