@@ -286,7 +286,7 @@ def test_layouts(size: tuple[int, int, int], transposed: str, plain: str) -> Non
         ({"cpu": CpuShape(), "transposed": "b", "size": (3, 20, 40)}, "dot"),
         ({"plain": ""}, "packed"),
         ({"size": (5, 40, 40)}, "direct"),
-        ({"size": (20, 40, 40)}, "direct"),
+        ({"size": (20, 40, 40)}, "packed"),
         ({"size": (70, 20, 30)}, "packed"),
     ],
 )
