@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from flambeau.compiler.dialects.graph.convolution import Convolution
 from flambeau.compiler.ir.core import Operation, Value
-from flambeau.compiler.ir.dims import Dim, Index, Symbol, of_symbol, recombine
+from flambeau.compiler.ir.dims import Index, Symbol, of_symbol, recombine
 from flambeau.compiler.lowering import contraction as template
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
@@ -15,7 +15,7 @@ from flambeau.compiler.lowering.contraction_problem import Contraction, Operand,
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.grouped_convolution import DirectPlan, direct_plan, lower_grouped_convolution
 from flambeau.compiler.lowering.probe import Accessor
-from flambeau.compiler.lowering.views import view_of
+from flambeau.compiler.lowering.views import coefficient_of, view_of
 from flambeau.compiler.schedule.cpu_contraction import cpu_shape
 
 
@@ -141,26 +141,8 @@ def _strides(
         if extent == 1:
             strides.append(1)
             continue
-        stride = _coefficient(offset, symbol)
+        stride = coefficient_of(offset, symbol)
         if stride is None:
             return None
         strides.append(stride)
     return strides[0], strides[1]
-
-
-def _coefficient(offset: Index, symbol: Symbol) -> Index | None:
-    """What `symbol` is multiplied by in `offset`; None if it occurs in any other way."""
-    if isinstance(offset, int):
-        return 0
-    total: Index = 0
-    for monomial, coefficient in offset.terms.items():
-        plain = [a for a in monomial if a is symbol]
-        rest = [a for a in monomial if a is not symbol]
-        if (
-            any(not isinstance(a, Symbol) and symbol in Dim({(a,): 1}).symbols() for a in rest)
-            or len(plain) > 1
-        ):
-            return None
-        if plain:
-            total = total + Dim({tuple(rest): coefficient}) if rest else total + coefficient
-    return total

@@ -15,6 +15,7 @@ from flambeau.compiler.ir.types import ElementType, MemRefType, i1
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.probe import Reads, axis_symbols, probe
+from flambeau.compiler.lowering.transposing import crossing_of, lower_transposing
 from flambeau.compiler.passes.fuse import RowDomain, outer_axes, position_in, role
 
 #: Elements of a flat element kernel that one iteration of the parallel loop computes.
@@ -306,7 +307,8 @@ def combine_lanes(ctx: LoweringContext, definition: object, total: Scalar, lanes
 
 
 def lower_elements(ctx: LoweringContext, values: Sequence[Value], results: set[Value]) -> None:
-    """Emit elementwise results of one shape: flat where every index is only passed through, else row by row."""
+    """Emit elementwise results of one shape: flat where every index is only passed through, in squares where operands lie
+    across, else row by row."""
     shape = tensor_of(values[0]).shape
     group = set(values)
     if len(shape) == 0:
@@ -321,6 +323,10 @@ def lower_elements(ctx: LoweringContext, values: Sequence[Value], results: set[V
         return
     if len(shape) == 1:
         _lower_flat(ctx, values, shape, results)
+        return
+    crossing = crossing_of(ctx, values)
+    if crossing is not None:
+        lower_transposing(ctx, values, crossing, results)
         return
     lower_rows(ctx, values, RowDomain(shape, (len(shape) - 1,)), results)
 

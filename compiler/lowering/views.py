@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from flambeau.compiler.dialects.graph.base import GraphOp
 from flambeau.compiler.ir.core import Value
-from flambeau.compiler.ir.dims import Index
+from flambeau.compiler.ir.dims import Dim, Index, Symbol
 from flambeau.compiler.lowering.context import tensor_of
 from flambeau.compiler.lowering.probe import axis_symbols, element_of
 
@@ -70,3 +70,21 @@ def _step(value: Value, index: Position) -> tuple[Value, Position] | None:
     except _NotAView:
         return None
     return (result.value, result.position) if isinstance(result, _Read) else None
+
+
+def coefficient_of(offset: Index, symbol: Symbol) -> Index | None:
+    """What `symbol` is multiplied by in `offset`; None if it occurs in any other way."""
+    if isinstance(offset, int):
+        return 0
+    total: Index = 0
+    for monomial, coefficient in offset.terms.items():
+        plain = [a for a in monomial if a is symbol]
+        rest = [a for a in monomial if a is not symbol]
+        if (
+            any(not isinstance(a, Symbol) and symbol in Dim({(a,): 1}).symbols() for a in rest)
+            or len(plain) > 1
+        ):
+            return None
+        if plain:
+            total = total + Dim({tuple(rest): coefficient}) if rest else total + coefficient
+    return total
