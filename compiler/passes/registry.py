@@ -5,5 +5,6 @@ from __future__ import annotations
 from flambeau.compiler.ir.passes import Pass
 from flambeau.compiler.passes.decompose import Decompose
 from flambeau.compiler.passes.simplify import Simplify
+from flambeau.compiler.passes.split_reductions import SplitReductions
 
-PASSES: tuple[type[Pass], ...] = (Decompose, Simplify)
+PASSES: tuple[type[Pass], ...] = (Decompose, SplitReductions, Simplify)
