@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from flambeau.compiler.dialects.graph.base import Elementwise
 from flambeau.compiler.ir.core import Value
-from flambeau.compiler.ir.dims import Index, Symbol, minimum, of_symbol, product
+from flambeau.compiler.ir.dims import Dim, Index, Symbol, minimum, of_symbol, product
 from flambeau.compiler.ir.types import ElementType, MemRefType, i1
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.elements import Scalar
@@ -20,6 +20,9 @@ from flambeau.compiler.passes.fuse import RowDomain, outer_axes, position_in, ro
 
 #: Elements of a flat element kernel that one iteration of the parallel loop computes.
 BLOCK = 4096
+#: Accumulators that a cheap reduction has side by side, and up to which cost of an element it counts as cheap.
+CHAINS = 4
+CHEAP = 6
 
 
 class _Stage:
@@ -211,9 +214,9 @@ class _Row:
                 loop.yield_(*self._element(stages, reductions, at, loop.carried, None))
             return loop.results
         whole = extent // lanes * lanes
-        values = carried
-        if whole != 0:
-            with b.for_(0, whole, lanes, init=carried) as loop:
+        start, values = self._side_by_side(stages, reductions, inner, extent, carried, lanes)
+        if whole - start != 0:
+            with b.for_(start, whole, lanes, init=values) as loop:
                 with b.lanes_of(lanes) as lane:
                     out = self._element(
                         stages, reductions, self.position((*inner, loop.index + lane)), loop.carried, None
@@ -235,6 +238,52 @@ class _Row:
             if values
             else b.if_(done, lambda: self._tail(stages, reductions, inner, whole, rest, values, lanes))
         )
+
+    def _side_by_side(
+        self,
+        stages: list[_Stage],
+        reductions: list[_Stage],
+        inner: tuple[Index, ...],
+        extent: Index,
+        carried: Sequence[Value],
+        lanes: int,
+    ) -> tuple[Index, Sequence[Value]]:
+        """Cheap reductions with several accumulators each, since one waits for its own last sum: how far they came along
+        the row, and the accumulators, combined."""
+        step = CHAINS * lanes
+        cheap = sum(s.reads.cost for s in stages) <= CHEAP
+        if not reductions or not cheap or isinstance(extent, Dim) or extent < 4 * step:
+            return 0, carried
+        b = self.ctx.b
+        fresh = [self._initial(s, lanes) for s in reductions]
+        count = len(carried)
+        whole = extent // step * step
+        with b.for_(0, whole, step, init=[*carried, *fresh * (CHAINS - 1)]) as loop:
+            out: list[Value] = []
+            for chain in range(CHAINS):
+                with b.lanes_of(lanes) as lane:
+                    at = self.position((*inner, loop.index + chain * lanes + lane))
+                    before = loop.carried[chain * count : (chain + 1) * count]
+                    out += self._element(stages, reductions, at, before, None)
+            loop.yield_(*out)
+        chains = [list(loop.results[c * count : (c + 1) * count]) for c in range(CHAINS)]
+        while len(chains) > 1:
+            half = len(chains) // 2
+            chains = [self._combined(reductions, chains[c], chains[c + half]) for c in range(half)]
+        return whole, chains[0]
+
+    def _combined(
+        self, reductions: list[_Stage], left: Sequence[Value], right: Sequence[Value]
+    ) -> list[Value]:
+        combined = []
+        for stage, x, y in zip(reductions, left, right, strict=True):
+            assert stage.value.owner is not None
+            element = self._accumulator(stage)
+            scalar = definition_of(stage.value.owner).combine(
+                self.ctx.e, Scalar(x, element), Scalar(y, element)
+            )
+            combined.append(self.ctx.spread(scalar.value))
+        return combined
 
     def _tail(
         self,

@@ -65,7 +65,9 @@ class Softmax(AlongDimension):
         (given,) = operands
         x, axes = wide(given), (self.dimension,)
         e = build.exp(build.sub(x, _spread(build.reduce_max(x, axes), x, axes)))
-        return narrow(build.div(e, _spread(build.reduce_sum(e, axes), x, axes)), build.element_of(given))
+        # One division a row: dividing each element costs as much as the rest of the row.
+        share = build.div(1, build.reduce_sum(e, axes))
+        return narrow(build.mul(e, _spread(share, x, axes)), build.element_of(given))
 
     def vjp(self, ct: Value, x: Value, *, result: Value) -> tuple[Value]:
         y, g, axes = wide(result), wide(ct), (self.dimension,)
