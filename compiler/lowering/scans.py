@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from flambeau.compiler.ir.core import Operation
-from flambeau.compiler.ir.dims import Index, product
-from flambeau.compiler.ir.types import i64
+from flambeau.compiler.ir.core import Operation, Value
+from flambeau.compiler.ir.dims import Dim, Index, product
+from flambeau.compiler.ir.types import i32, i64
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.elements import Scalar
+from flambeau.compiler.lowering.probe import axis_symbols, probe
 
 At = Callable[[Index], tuple[Index, ...]]
 
@@ -39,25 +40,107 @@ def _lines(
             yield row, lambda place: (*row[:axis], place, *row[axis:]), True
 
 
+#: Extremes that the vector form of arg_reduce follows side by side, since each waits for its own last comparison.
+CHAINS = 4
+
+
 def lower_arg_reduce(ctx: LoweringContext, operation: Operation) -> None:
     """Emit argmax or argmin."""
-    operand, result = operation.operands[0], operation.results[0]
+    operand = operation.operands[0]
     definition = definition_of(operation)
     shape, axis = tensor_of(operand).shape, definition.dimension
-    b, e = ctx.b, ctx.e
+    extent = shape[axis]
+    step = CHAINS * ctx.lanes
+    straight = (
+        operand in ctx.memory or probe(operand, axis_symbols(shape), lambda v: v not in ctx.memory).straight
+    )
+    long = not isinstance(extent, Dim) and 2 * step <= extent < 1 << 31
+    if axis == len(shape) - 1 and long and straight:
+        with ctx.rows(shape[:-1], product(shape) * 4) as row:
+            best, where = _along_vectors(ctx, operation, row, step)
+            _one_by_one(ctx, operation, lambda place: (*row, place), row, extent // step * step, best, where)
+        return
     with _lines(ctx, shape, axis, 4) as (row, at, _):
-        best = ctx.spread(ctx.read(operand, at(0)).value)
-        where = ctx.spread(e.constant(0, i64).value)
-        element = tensor_of(operand).element
-        with b.for_(1, shape[axis], init=[best, where]) as loop:
-            x = ctx.read(operand, at(loop.index))
-            better = definition.better(e, x, Scalar(loop.carried[0], element))
-            place = e.index_to_scalar(loop.index, i64)
-            loop.yield_(
-                ctx.spread(e.select(better, x, Scalar(loop.carried[0], element)).value),
-                ctx.spread(e.select(better, place, Scalar(loop.carried[1], i64)).value),
-            )
-        e.store(Scalar(loop.results[1], i64), ctx.memory[result], row)
+        best = Scalar(ctx.spread(ctx.read(operand, at(0)).value), tensor_of(operand).element)
+        where = Scalar(ctx.spread(ctx.e.constant(0, i64).value), i64)
+        _one_by_one(ctx, operation, at, row, 1, best, where)
+
+
+def _one_by_one(
+    ctx: LoweringContext,
+    operation: Operation,
+    at: At,
+    row: tuple[Index, ...],
+    start: Index,
+    best: Scalar,
+    where: Scalar,
+) -> None:
+    """Compare the elements from `start` with the best so far, and store the position of the best."""
+    operand, result = operation.operands[0], operation.results[0]
+    definition, e = definition_of(operation), ctx.e
+    with ctx.b.for_(
+        start, tensor_of(operand).shape[definition.dimension], init=[best.value, where.value]
+    ) as loop:
+        before, place = Scalar(loop.carried[0], best.element), Scalar(loop.carried[1], i64)
+        x = ctx.read(operand, at(loop.index))
+        better = definition.better(e, x, before)
+        here = e.index_to_scalar(loop.index, i64)
+        loop.yield_(
+            ctx.spread(e.select(better, x, before).value), ctx.spread(e.select(better, here, place).value)
+        )
+    e.store(Scalar(loop.results[1], i64), ctx.memory[result], row)
+
+
+def _along_vectors(
+    ctx: LoweringContext, operation: Operation, row: tuple[Index, ...], step: int
+) -> tuple[Scalar, Scalar]:
+    """The best element and its position among the row's whole steps of `CHAINS` vectors."""
+    operand = operation.operands[0]
+    definition, element = definition_of(operation), tensor_of(operand).element
+    b, e, lanes = ctx.b, ctx.e, ctx.lanes
+    whole = tensor_of(operand).shape[-1] // step * step
+
+    def vector(start: Index) -> tuple[Scalar, Scalar]:
+        with b.lanes_of(lanes) as lane:
+            x = ctx.read(operand, (*row, start + lane))
+            first = e.index_to_scalar(lane, i32)
+            place = e.add(first, Scalar(ctx.spread(e.index_to_scalar(start, i32).value), i32))
+            return Scalar(ctx.spread(x.value), x.element), Scalar(ctx.spread(place.value), i32)
+
+    initial = [v.value for chain in range(CHAINS) for v in vector(chain * lanes)]
+    with b.for_(step, whole, step, init=initial) as loop:
+        out: list[Value] = []
+        for chain in range(CHAINS):
+            best = Scalar(loop.carried[2 * chain], element)
+            place = Scalar(loop.carried[2 * chain + 1], i32)
+            x, here = vector(loop.index + chain * lanes)
+            better = definition.better(e, x, best)
+            out += [e.select(better, x, best).value, e.select(better, here, place).value]
+        loop.yield_(*out)
+    ctx.forget()
+    found = [
+        (Scalar(loop.results[2 * chain], element), Scalar(loop.results[2 * chain + 1], i32))
+        for chain in range(CHAINS)
+    ]
+
+    def merged(left: tuple[Scalar, Scalar], right: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
+        (x, i), (y, j) = left, right
+        tie = e.and_(e.not_(definition.better(e, x, y)), e.compare("LT", j, i))
+        take = e.or_(definition.better(e, y, x), tie)
+        return e.select(take, y, x), e.select(take, j, i)
+
+    while len(found) > 1:
+        half = len(found) // 2
+        found = [merged(found[c], found[c + half]) for c in range(half)]
+    (best, place), parts = found[0], []
+    for lane in range(lanes):
+        parts.append(
+            (Scalar(b.extract(best.value, lane), element), Scalar(b.extract(place.value, lane), i32))
+        )
+    while len(parts) > 1:
+        half = len(parts) // 2
+        parts = [merged(parts[c], parts[c + half]) for c in range(half)]
+    return parts[0][0], e.convert(parts[0][1], i64)
 
 
 def lower_cumulative(ctx: LoweringContext, operation: Operation) -> None:
