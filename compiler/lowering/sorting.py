@@ -1,4 +1,4 @@
-"""Sort kernels: bottom-up merge sort of each line, stable; keys and positions move together.
+"""Sort kernels: long lines by their digits (`radix.py`), short ones by bottom-up merge sort; stable.
 
 D. E. Knuth, "The Art of Computer Programming", volume 3, section 5.2.4: natural merges of runs of equal length.
 """
@@ -10,12 +10,16 @@ from flambeau.compiler.ir.dims import Index
 from flambeau.compiler.ir.types import ElementType, i8, i64
 from flambeau.compiler.ir.types import index as index_type
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
+from flambeau.compiler.lowering.radix import RadixSort, layout_of
 from flambeau.compiler.passes.plan import aligned
 
 
 def sort_workspace(ctx: LoweringContext, operation: Operation) -> Index:
-    """Bytes: a second line of keys and of positions for every line, and a first one where lines are strided."""
+    """Bytes: two lines of keys and of positions for every line, and the counts of digits."""
     type = tensor_of(operation.operands[0])
+    layout = layout_of(type, definition_of(operation).dimension)
+    if layout is not None:
+        return layout.bytes
     keys, places = _sizes(type.size, type.element)
     return (keys + places) * 2
 
@@ -25,7 +29,7 @@ def _sizes(count: Index, element: ElementType) -> tuple[Index, Index]:
 
 
 def lower_sort(ctx: LoweringContext, operation: Operation, workspace: Value | None) -> None:
-    """Emit a sort along an axis: lines are copied to the workspace, merged between two buffers, and copied out."""
+    """Emit a sort along an axis: lines are copied to the workspace, sorted between two buffers, and copied out."""
     operand = operation.operands[0]
     keys_out, places_out = operation.results
     definition = definition_of(operation)
@@ -35,6 +39,15 @@ def lower_sort(ctx: LoweringContext, operation: Operation, workspace: Value | No
     others = tuple(d for a, d in enumerate(type.shape) if a != axis)
     b, e = ctx.b, ctx.e
     if workspace is None:  # nothing to sort
+        return
+    layout = layout_of(type, axis)
+    if layout is not None:
+        radix = RadixSort(ctx, operation, layout, workspace)
+        with ctx.rows(others, type.size * 64) as row:
+            line: Index = 0
+            for size, position in zip(others, row, strict=True):
+                line = line * size + position
+            radix.emit(line, lambda place: (*row[:axis], place, *row[axis:]))
         return
     keys_size, places_size = _sizes(type.size, type.element)
     total = (keys_size + places_size) * 2
@@ -50,7 +63,7 @@ def lower_sort(ctx: LoweringContext, operation: Operation, workspace: Value | No
         def at(place: Index) -> tuple[Index, ...]:
             return (*row[:axis], place, *row[axis:])
 
-        line: Index = 0
+        line = 0
         for size, position in zip(others, row, strict=True):
             line = line * size + position
         base = line * extent
