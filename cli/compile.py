@@ -21,6 +21,8 @@ from flambeau.cli.source import InputSpec, exported, input_specs
 @click.option("--target", help="A target triple; this machine by default (see `flambeau targets`).")
 @click.option("-O", "--opt-level", type=click.IntRange(0, 3), default=3, show_default=True,
               help="LLVM's optimisation level.")  # fmt: skip
+@click.option("--weights", type=click.Choice(["embedded", "external"]), default="embedded", show_default=True,
+              help="Where the weights go: into the library, or into a .safetensors file beside it.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the signature and sizes as JSON.")
 def command(
     source: str,
@@ -29,6 +31,7 @@ def command(
     name: str | None,
     target: str | None,
     opt_level: int,
+    weights: str,
     as_json: bool,
 ) -> None:
     """Compile SOURCE into the shared library OUTPUT, with its C header beside it.
@@ -44,7 +47,7 @@ def command(
     with working(f"capturing {source}"):
         found = exported(source, inputs, name)
     with working(f"compiling {source}"):
-        found.save(output, target, opt_level=opt_level)
+        found.save(output, target, opt_level=opt_level, weights=weights)
     seconds = time.perf_counter() - started
     size = output.stat().st_size
     header = output.with_suffix(".h")

@@ -163,14 +163,21 @@ class Exported:
         return checked
 
     # -- saving --------------------------------------------------------------------------------------------------------
-    def library(self, name: str | None = None, target: Any = None, opt_level: int | None = None) -> Any:
-        """The compiled library before linking (`compiler.exporting.LibraryCode`)."""
+    def library(
+        self,
+        name: str | None = None,
+        target: Any = None,
+        opt_level: int | None = None,
+        weights_file: str | None = None,
+    ) -> Any:
+        """The compiled library before linking (`compiler.exporting.LibraryCode`). `weights_file`: see `save`."""
         from flambeau.compiler import options
         from flambeau.compiler.exporting import ExportRoles, export_library
 
         roles = ExportRoles(self.inputs, self.outputs, self.weights, tuple(self.state))
         level = options.current().opt_level if opt_level is None else opt_level
-        return export_library(self.graph, roles, identifier(name or self.name), _target(target), level)
+        label = identifier(name or self.name)
+        return export_library(self.graph, roles, label, _target(target), level, weights_file)
 
     def save(
         self,
@@ -179,29 +186,38 @@ class Exported:
         *,
         name: str | None = None,
         opt_level: int | None = None,
+        weights: str = "embedded",
     ) -> Path:
         """Write the shared library to `path` and its C header beside it; returns the library's path.
 
+        `weights`: "embedded" in the library, or "external": in a safetensors file beside it, named as the library, which
+        each handle reads when it is made. The first state of a training step goes the same way.
+
         `target` is a triple ("aarch64-linux-gnu"), a TargetDescription, or None for this machine. The C functions are
-        called `name_create`, …; by default after the `name` given to `export`, else after the file. Both
+        called `name_create`, …; by default after the `name` given to `export`, else after the file. The
         files appear whole or not at all. OSError, CompilationError or LinkerError if that fails.
         """
         from flambeau.runtime.header import header
         from flambeau.runtime.linker import link_shared
 
+        if weights not in ("embedded", "external"):
+            raise ValueError(f"weights: expected 'embedded' or 'external', got {weights!r}")
         path = Path(path)
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder; expected the file to write")
+        beside = path.with_suffix(".safetensors")
         name = name or (self.name if self._named else path.name.split(".")[0].removeprefix("lib"))
         path.parent.mkdir(parents=True, exist_ok=True)
         # First, so that a folder that cannot be written is found before the work is done.
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".h", dir=path.parent)
         try:
-            code = self.library(name, target, opt_level)
+            code = self.library(name, target, opt_level, beside.name if weights == "external" else None)
             with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
                 stream.write(header(code.signature))
             os.chmod(temporary, 0o666 & ~_umask())
             triple = code.compilation.target.triple if target is not None else None
+            if code.weights is not None:
+                _write_whole(beside, code.weights)
             link_shared([code.object_code], path, exports=code.exports, target_triple=triple)
             os.replace(temporary, path.with_suffix(".h"))
         except BaseException:
@@ -285,6 +301,19 @@ def _target(target: Any) -> Any:
     from flambeau.compiler.targets.machine import cross_target
 
     return cross_target(target)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """A file that is there with all its content, or not."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def _umask() -> int:

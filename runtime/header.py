@@ -35,6 +35,7 @@ def header(signature: Mapping[str, Any]) -> str:
     inputs = [f"const {C_TYPES[e['dtype']]}* {e['name']}" for e in signature["inputs"]]
     outputs = [f"{C_TYPES[e['dtype']]}* {e['name']}" for e in signature["outputs"]]
     run = ", ".join([f"{name}_t* handle", *sizes, *inputs, *outputs])
+    path = ", const char* weights" if signature.get("weights_file") else ""
     lines = [
         f"/* {name}: {'one training step' if training else 'inference'}, compiled by Flambeau.",
         " *",
@@ -58,8 +59,10 @@ def header(signature: Mapping[str, Any]) -> str:
         *[f"    {upper}_{s.name} = {int(s)}, /* {s.message} */" for s in Status],
         "};",
         "",
-        "/* Makes a handle. `threads`: how many threads a run may use, the caller's included; 1 (or less): no others. */",
-        f"int32_t {name}_create({name}_t** handle, int32_t threads);",
+        "/* Makes a handle. `threads`: how many threads a run may use, the caller's included; 1 (or less): no others.",
+        *_weights(signature.get("weights_file")),
+        " */",
+        f"int32_t {name}_create({name}_t** handle, int32_t threads{path});",
         "",
         "/* Frees a handle and everything that it holds; null is allowed. */",
         f"void {name}_destroy({name}_t* handle);",
@@ -94,6 +97,15 @@ def header(signature: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _weights(file: str | None) -> list[str]:
+    if file is None:
+        return []
+    return [
+        f" * `weights`: the path of {file}, which was written with this library, or of a safetensors file with the same",
+        " * tensors. It is read once, by this call; if it cannot be, or holds other tensors, there is no handle.",
+    ]
 
 
 def _described(what: str, names: Sequence[str]) -> list[str]:

@@ -29,9 +29,16 @@ class Library:
     """An exported library with a handle of its own. Calling it takes and gives NumPy arrays; thread-safe.
 
     `signature` is what the library says of itself. A training step's state is read and written with `get` and `set`.
+    `weights`: the file with the weights of a library that does not embed them; by default the one that was written with
+    it, in the same folder.
     """
 
-    def __init__(self, path: str | os.PathLike[str], threads: int = 1) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        threads: int = 1,
+        weights: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.path = Path(path).resolve()
         if not self.path.is_file():
             raise LibraryError(f"{path}: no such file")
@@ -49,9 +56,23 @@ class Library:
         self._error = self._function("error", ctypes.c_char_p)
         self._handle = ctypes.c_void_p()
         self._lock = threading.Lock()
-        self._check(
-            self._function("create", ctypes.c_int32)(ctypes.byref(self._handle), ctypes.c_int32(threads))
-        )
+        given = [ctypes.byref(self._handle), ctypes.c_int32(threads), *self._weights(weights)]
+        status = self._function("create", ctypes.c_int32)(*given)
+        if status == abi.Status.WEIGHTS_UNREADABLE:
+            raise LibraryError(
+                f"{self.name}: {os.fsdecode(given[2].value)}: missing, damaged, or of another library"
+            )
+        self._check(status)
+
+    def _weights(self, given: str | os.PathLike[str] | None) -> list[Any]:
+        """`create`'s argument for the weights, if it takes one."""
+        file = self.signature.get("weights_file")
+        if file is None:
+            if given is not None:
+                raise LibraryError(f"{self.path}: its weights are embedded; it reads no file")
+            return []
+        path = Path(given) if given is not None else self.path.with_name(file)
+        return [ctypes.c_char_p(os.fsencode(path))]
 
     def _find_name(self) -> str:
         """The library's functions start with its name, which is the file's unless that was renamed."""
@@ -174,6 +195,8 @@ class Library:
         return f"<flambeau library {self.name} ({self.signature['kind']}) from {self.path}>"
 
 
-def load(path: str | os.PathLike[str], threads: int = 1) -> Library:
-    """Load an exported library. Raises LibraryError for anything that is not one."""
-    return Library(path, threads)
+def load(
+    path: str | os.PathLike[str], threads: int = 1, weights: str | os.PathLike[str] | None = None
+) -> Library:
+    """Load an exported library. Raises LibraryError for anything that is not one, or if its weights cannot be read."""
+    return Library(path, threads, weights)

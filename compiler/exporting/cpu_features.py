@@ -1,0 +1,71 @@
+"""Whether a CPU has the instructions that a library was built for: what `create` asks, as LLVM IR."""
+
+from __future__ import annotations
+
+from flambeau.compiler.targets.machine import TargetDescription, host_target
+
+#: (name, cpuid leaf, register, bit): what is tested at `create` where the code was built with the feature.
+X86_FEATURES = (
+    ("fma", 1, "c", 12),
+    ("avx", 1, "c", 28),
+    ("f16c", 1, "c", 29),
+    ("avx2", 7, "b", 5),
+    ("bmi2", 7, "b", 8),
+    ("avx512f", 7, "b", 16),
+    ("avx512dq", 7, "b", 17),
+    ("avx512bw", 7, "b", 30),
+    ("avx512vl", 7, "b", 31),
+    ("avx512vnni", 7, "c", 11),
+)
+
+
+def required_features(target: TargetDescription) -> list[tuple[str, int, str, int]]:
+    """The x86 features that code for `target` needs a check for; none on other architectures.
+
+    `cpuid` has to be assembled, and LLVM as llvmlite packs it assembles for the host's architecture only.
+    """
+    if target.architecture != "x86_64" or host_target().architecture != "x86_64":
+        return []
+    return [f for f in X86_FEATURES if target.has(f[0])]
+
+
+def cpu_check(target: TargetDescription) -> list[str]:
+    """Branches to %supported or %unsupported."""
+    features = required_features(target)
+    if not features:
+        return ["  br label %supported"]
+    lines = []
+    registers = {}
+    for leaf in sorted({leaf for _, leaf, *_ in features} | {1}):
+        lines.append(
+            f'  %id{leaf} = call {{ i32, i32, i32, i32 }} asm sideeffect "cpuid", '
+            f'"={{ax}},={{bx}},={{cx}},={{dx}},{{ax}},{{cx}}"(i32 {leaf}, i32 0)'
+        )
+        for position, register in enumerate("abcd"):
+            if register in "bc":
+                registers[leaf, register] = f"%id{leaf}{register}"
+                lines.append(
+                    f"  %id{leaf}{register} = extractvalue {{ i32, i32, i32, i32 }} %id{leaf}, {position}"
+                )
+    masks: dict[tuple[int, str], int] = {(1, "c"): 1 << 27}  # OSXSAVE: xgetbv may be asked
+    for _, leaf, register, bit in features:
+        masks[leaf, register] = masks.get((leaf, register), 0) | 1 << bit
+    ok = ""
+    for number, ((leaf, register), mask) in enumerate(masks.items()):
+        signed = mask - (1 << 32) if mask >> 31 else mask
+        lines.append(f"  %bits{number} = and i32 {registers[leaf, register]}, {signed}")
+        lines.append(f"  %has{number} = icmp eq i32 %bits{number}, {signed}")
+        if ok:
+            lines.append(f"  %all{number} = and i1 {ok}, %has{number}")
+        ok = f"%all{number}" if ok else f"%has{number}"
+    wide = any(f[0].startswith("avx512") for f in features)
+    lines += [
+        f"  br i1 {ok}, label %system, label %unsupported",
+        "system:",
+        '  %xcr = call { i32, i32 } asm sideeffect "xgetbv", "={ax},={dx},{cx}"(i32 0)',
+        "  %xcr0 = extractvalue { i32, i32 } %xcr, 0",
+        f"  %saved = and i32 %xcr0, {0xE6 if wide else 6}",
+        f"  %kept = icmp eq i32 %saved, {0xE6 if wide else 6}",
+        "  br i1 %kept, label %supported, label %unsupported",
+    ]
+    return lines
