@@ -92,6 +92,7 @@ from flambeau.linalg import (
     tensordot,
     trace,
 )
+from flambeau.parallel import get_num_threads, set_num_threads
 from flambeau.pointwise import (
     abs,
     acos,

@@ -8,6 +8,7 @@ the graph's structure, so a loop's second iteration compiles nothing.
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +20,11 @@ import numpy as np
 from flambeau.compiler import options
 from flambeau.compiler.diagnostics import caller_location
 from flambeau.compiler.dialects.graph.autograd_ops import CustomGradient, StopGradient
-from flambeau.compiler.dialects.graph.constants import Constant, Literal
+from flambeau.compiler.dialects.graph.constants import Constant, DimensionValue, Literal
 from flambeau.compiler.dialects.graph.shape import Reshape, Slice
 from flambeau.compiler.ir import interpreter
 from flambeau.compiler.ir.core import Graph, Operation, Tracing, Value, create, infer_types, rebuild, tracing
+from flambeau.compiler.ir.dims import Dim
 from flambeau.compiler.ir.types import ElementType, tensor
 from flambeau.reverse import Meta, reverse
 
@@ -63,6 +65,12 @@ statistics = Statistics()
 def stats() -> Statistics:
     """What has been compiled and evaluated so far in this process."""
     return statistics
+
+
+def explain(text: str) -> None:
+    """Says why something was not as quick as it could be, where FLAMBEAU_DEBUG asks for it."""
+    if options.current().debug >= 1:
+        print(f"flambeau: {text}", file=sys.stderr)
 
 
 # -- recording -----------------------------------------------------------------------------------------------------
@@ -130,6 +138,8 @@ def leaf(array: Array, element: ElementType) -> Value:
 
 def number(x: Any, element: ElementType) -> Value:
     """A Python number as a 0-d value: an input of the program, but for 0 and 1, which rules like to know."""
+    if isinstance(x, Dim):
+        return create(DimensionValue(x, element)).result
     if x == 1 or (x == 0 and (type(x) is not float or math.copysign(1.0, x) > 0)):
         return create(_literal(x, element)).result
     if state.trace is not None:  # a trace's numbers belong to its structure: its guards hold them
@@ -347,9 +357,10 @@ def compiled(graph: Graph) -> Executable:
     """The switch between compiled code and the interpreter; the compiler loads when it is first needed."""
     if options.current().interpret:
         return Interpreted(graph)
-    from flambeau.execution import ArrayExecutable
+    from flambeau.execution import ArrayExecutable, DynamicExecutable
 
-    return ArrayExecutable(graph)
+    static = all(isinstance(d, int) for p in graph.parameters for d in p.type.shape)  # type: ignore[attr-defined]
+    return ArrayExecutable(graph) if static else DynamicExecutable(graph)
 
 
 class Interpreted:

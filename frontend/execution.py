@@ -112,6 +112,23 @@ class ArrayExecutable:
         return outputs
 
 
+class DynamicExecutable:
+    """As `ArrayExecutable`, for graphs with symbolic sizes: each call's arrays say what they are."""
+
+    __slots__ = ("executable", "_names", "_results")
+
+    def __init__(self, graph: Graph) -> None:
+        self.executable = compile_graph(graph)
+        self._names = [s.name for s in self.executable.symbols]
+        self._results = [tensor_of(r) for r in graph.results]
+
+    def __call__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        dims = self.executable.dims_of([a.shape for a in arrays])
+        outputs = self.executable([from_numpy(a) for a in arrays], dims)
+        names = dict(zip(self._names, dims, strict=True))
+        return [_view(o, type, names) for o, type in zip(outputs, self._results, strict=True)]
+
+
 def run_graph(graph: Graph, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
     """Compile and run once, NumPy in and out."""
     executable = compile_graph(graph)

@@ -3,6 +3,8 @@
 The function runs once on fresh leaf values. Storage cells that existed before and were read become inputs; those that
 were written, the gradients that were set and the returned tensors become outputs. Guards are the tensors' types and
 views, the other arguments' values, grad mode, and the modules' train flags.
+
+The second size of an argument's dimension makes it symbolic (`dynamic.py`): later sizes run the same executable.
 """
 
 from __future__ import annotations
@@ -11,11 +13,15 @@ import functools
 import gc
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flambeau import dtypes, evaluation
 from flambeau.compiler.ir.core import Graph, Value, rebuild, topological
+from flambeau.compiler.ir.dims import Dim
+from flambeau.compiler.ir.types import TensorType
+from flambeau.compiler.ir.types import tensor as tensor_type
+from flambeau.dynamic import Family, Pattern, without_sizes
 from flambeau.evaluation import TraceError, content, not_recording, state
 from flambeau.reverse import Meta, is_leaf
 from flambeau.storage import Cell
@@ -30,6 +36,8 @@ class Trace:
         self.created: weakref.WeakSet[Any] = weakref.WeakSet()
         self.gradients: dict[int, tuple[Tensor, Tensor | None]] = {}  # id -> (tensor, its .grad before)
         self.providers: list[tuple[Value, Callable[[], Any], Any]] = []
+        #: Types with symbolic sizes, of arguments' cells.
+        self.symbolic: Mapping[Cell, TensorType] = {}
 
     def makes(self, cell: Cell) -> None:
         self.created.add(cell)
@@ -38,7 +46,7 @@ class Trace:
         if cell in self.inputs or cell.parent is not None or cell in self.created:
             return
         before = cell.value
-        placeholder = Value(before.type)
+        placeholder = Value(self.symbolic.get(cell, before.type))
         if before.requires_grad and is_leaf(before):
             placeholder.requires_grad, placeholder.hooks = True, before.hooks
         self.inputs[cell] = before, placeholder
@@ -68,6 +76,7 @@ class _Entry:
         self.gradients: list[tuple[Tensor, bool, Tensor | None, bool]] = []
         self.kinds: list[Any] = []  # types of captured cells, which a call checks
         self.types: list[Any] = []  # types of the outputs
+        self.dynamic = False  # may they be symbolic?
         self.result: Any = None
 
     def fits(self) -> bool:
@@ -90,7 +99,7 @@ class _Entry:
         assert self.executable is not None
         outputs = []
         for kind, array in zip(self.types, self.executable(arrays)):
-            value = Value(kind)
+            value = Value(tensor_type(array.shape, kind.element) if self.dynamic else kind)
             value.data = array
             outputs.append(value)
         for (place, meta), value in zip(self.written, outputs):
@@ -180,6 +189,7 @@ class Compiled:
         self.function = function
         self._entries: dict[Any, list[_Entry]] = {}
         self._direct: set[Any] = set()
+        self._families: dict[Any, Family] = {}
         self._modules: list[Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -197,24 +207,33 @@ class Compiled:
                 return entry.run(tensors)
         if key in self._direct:
             return self.function(*args, **kwargs)
+        family = self._families.setdefault(without_sizes(key), Family())
+        sizes = tuple([t._cell.value.type.shape for t in tensors])  # type: ignore[attr-defined]
+        entry = family.find(sizes)
+        if entry is not None and entry.fits():
+            return entry.run(tensors)
+        pattern = family.pattern(sizes, [t._chain is None for t in tensors])
+        if pattern is not None:
+            entry = self._symbolic(tensors, pattern, args, kwargs)
+            family.add(pattern, entry)
+            if entry is not None:
+                return entry.run(tensors)
         return self._trace(key, tensors, args, kwargs)
 
-    def _trace(self, key: Any, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
-        evaluation.sync()
-        trace = state.trace = Trace()
-        entry, survivors, observed = None, None, False
+    def _symbolic(self, tensors: list[Tensor], pattern: Pattern, args: Any, kwargs: Any) -> _Entry | None:
+        """An entry for all the sizes of a pattern; None if the function needs to know the sizes."""
+        types = {t._cell: pattern.type(i, t._cell.value.type) for i, t in enumerate(tensors)}  # type: ignore[arg-type]
         try:
-            returned = self.function(*args, **kwargs)
-            if not any(t.requires_grad and t._cell in trace.created for t in _leaves(returned)):
-                entry, survivors = _finish(trace, tensors, returned)
-            del returned
-        except TraceError:
-            observed = True
-        finally:
-            state.trace = None
-            state.pending.clear()  # everything was computed before; what the trace made exists only in the executable
-            state.recorded = 0
-            _undo(trace)
+            entry, survivors, observed = self._capture(tensors, args, kwargs, types)
+        except (
+            Exception
+        ) as error:  # whatever a symbolic size does to the user's code: one size at a time, then
+            evaluation.explain(f"{self.function!r} is compiled for each size: {error}")
+            return None
+        return None if survivors is not None or observed else entry
+
+    def _trace(self, key: Any, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
+        entry, survivors, observed = self._capture(tensors, args, kwargs, {})
         if observed:
             text = f"{self.function!r} observes a value while it runs: it is not compiled as a whole"
             warnings.warn(text, stacklevel=3)
@@ -224,6 +243,30 @@ class Compiled:
         if survivors is None:
             self._entries.setdefault(key, []).append(entry)
         return entry.run(tensors)
+
+    def _capture(
+        self, tensors: list[Tensor], args: Any, kwargs: Any, types: Mapping[Cell, TensorType]
+    ) -> tuple[_Entry | None, Any, bool]:
+        """Run the function on placeholders. The entry, or None; what survives; whether a value was observed."""
+        evaluation.sync()
+        trace = state.trace = Trace()
+        trace.symbolic = types
+        for cell in types:
+            trace.reads(cell)
+        entry, survivors, observed = None, None, False
+        try:
+            returned = [self.function(*args, **kwargs)]
+            if not any(t.requires_grad and t._cell in trace.created for t in _leaves(returned)):
+                entry, survivors = _finish(trace, tensors, returned)
+            returned.clear()
+        except TraceError:
+            observed = True
+        finally:
+            state.trace = None
+            state.pending.clear()  # everything was computed before; what the trace made exists only in the executable
+            state.recorded = 0
+            _undo(trace)
+        return entry, survivors, observed
 
 
 def _leaves(x: Any) -> list[Any]:
@@ -241,8 +284,11 @@ def _undo(trace: Trace) -> None:
         tensor._grad = grad
 
 
-def _finish(trace: Trace, tensors: list[Tensor], returned: Any) -> tuple[_Entry, Any]:
-    """The entry for this run. The second result is not None if the run made state that outlives it."""
+def _finish(trace: Trace, tensors: list[Tensor], returned: list[Any]) -> tuple[_Entry, Any]:
+    """The entry for this run. The second result is not None if the run made state that outlives it.
+
+    `returned` has the function's result and is emptied, so that what is still alive then is somebody else's.
+    """
     entry = _Entry()
     numbers = {t._cell: i for i, t in reversed(list(enumerate(tensors)))}
     place = {cell: numbers.get(cell, cell) for cell in trace.inputs}
@@ -274,11 +320,11 @@ def _finish(trace: Trace, tensors: list[Tensor], returned: Any) -> tuple[_Entry,
                 return "argument", i
         if tensor._cell not in trace.created:
             return "constant", tensor
-        known.add(tensor._cell)
         outputs.append(read(tensor))
+        _part_from_parent(tensor._cell, trace)
         return "output", len(outputs) - 1
 
-    entry.result = _tree(returned, leaf)
+    entry.result = _tree(returned.pop(), leaf)
     results += outputs
     gc.collect(0)
     survivors = [c for c in trace.created if c not in known and c.parent is None and c.value.data is None]
@@ -288,6 +334,15 @@ def _finish(trace: Trace, tensors: list[Tensor], returned: Any) -> tuple[_Entry,
         _fill_survivors(trace, survivors, parameters, tensors, entry)
         return entry, survivors
     return entry, None
+
+
+def _part_from_parent(cell: Cell, trace: Trace) -> None:
+    """A returned alias of what this run made (`loss.detach()`) keeps nothing else alive: what it is an alias of
+    outlives the run only if somebody else has it."""
+    while cell.parent is not None and cell.parent in trace.created:
+        parent = cell.parent
+        cell.value, cell.parent, cell.seen, cell.through = cell.read(), None, None, None
+        cell = parent
 
 
 def _compile_into(entry: _Entry, parameters: list[Value], results: list[Value]) -> None:
@@ -304,6 +359,7 @@ def _compile_into(entry: _Entry, parameters: list[Value], results: list[Value]) 
         raise RuntimeError("compile: a value from another compiled call was used before that call ended")
     entry.constants = [v.data for v in constants]
     entry.types = [v.type for v in results]
+    entry.dynamic = any(isinstance(d, Dim) for v in parameters for d in v.type.shape)  # type: ignore[attr-defined]
     if not results:
         entry.executable = lambda arrays: []
         return

@@ -16,11 +16,13 @@ from flambeau.compiler.dialects.graph.comparison_logic import Convert
 from flambeau.compiler.dialects.graph.shape import BroadcastInDim
 from flambeau.compiler.ir import types as ir
 from flambeau.compiler.ir.core import Value
+from flambeau.compiler.ir.dims import Dim
 from flambeau.compiler.ir.types import ElementType
 from flambeau.evaluation import record
 from flambeau.tensor import Tensor, method, read, wrap, write
 
-_NUMBERS = (int, float, bool, np.generic)
+#: A `Dim` is a size of a tensor whose shape is symbolic: an integer that each run knows.
+_NUMBERS = (int, float, bool, np.generic, Dim)
 
 
 def broadcast_shapes(*shapes: Any) -> tuple[Any, ...]:
@@ -94,7 +96,7 @@ def _scalar(number: Any, other: Value, floating: bool) -> Value:
             f"unsupported operand type: expected a Tensor or a number, got {type(number).__name__}"
         )
     element: ElementType = other.type.element  # type: ignore[attr-defined]
-    kind = dtypes.scalar_element(number)
+    kind = ir.i64 if isinstance(number, Dim) else dtypes.scalar_element(number)
     if dtypes.category(kind) > dtypes.category(element):
         element = kind
     if floating and not element.is_float:

@@ -275,3 +275,9 @@ def test_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "model.h").read_text() == "old"
     with pytest.raises(IsADirectoryError):
         exported.save(tmp_path)
+
+
+def test_a_symbolic_size_is_a_number() -> None:
+    exported = fb.export(lambda x: x * x.shape[0] + 1, (fb.ones(3),), dynamic_shapes={0: {0: "N"}})
+    for n in (1, 4):
+        assert exported.run(np.full(n, 2, np.float32)).tolist() == [2 * n + 1] * n

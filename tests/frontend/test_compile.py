@@ -27,6 +27,106 @@ def test_same_signature_compiles_once() -> None:
     assert _executables() > before
 
 
+def _entries(f):  # type: ignore[no-untyped-def]
+    return sum(len(e) for e in f._entries.values())
+
+
+def test_a_returned_detached_loss_is_no_state() -> None:
+    w = fb.ones(3, requires_grad=True)
+
+    def step(x: fb.Tensor) -> fb.Tensor:
+        w.grad = None
+        loss = (w * x).square().sum()
+        loss.backward()
+        with fb.no_grad():
+            w.sub_(w.grad * 0.1)
+        return loss.detach()
+
+    f = fb.compile(step)
+    first = f(fb.ones(3)).item()
+    assert first == 3 and _entries(f) == 1
+    second = f(fb.ones(3)).item()
+    before = _executables()
+    assert second < first and f(fb.ones(3)).item() < second
+    assert _executables() == before
+
+
+def test_what_is_kept_of_a_returned_alias_is_real() -> None:
+    kept = {}
+
+    def f(x: fb.Tensor) -> fb.Tensor:
+        kept["y"] = x * 2
+        return kept["y"].detach()
+
+    g = fb.compile(f)
+    for k in (1.0, 2.0):
+        assert g(fb.ones(2) * k).tolist() == [2 * k] * 2
+        assert kept["y"].tolist() == [2 * k] * 2
+
+
+def test_the_second_size_becomes_symbolic() -> None:
+    calls = []
+
+    def f(x: fb.Tensor, y: fb.Tensor) -> fb.Tensor:
+        calls.append(x.shape)
+        return (x @ y).softmax(1) * x.shape[0] + x.mean()
+
+    g = fb.compile(f)
+    rng = np.random.default_rng(0)
+    for n in (5, 7, 9, 1, 30, 2):
+        x = fb.tensor(rng.standard_normal((n, 4)).astype(np.float32))
+        y = fb.tensor(rng.standard_normal((4, 6)).astype(np.float32))
+        np.testing.assert_allclose(g(x, y).numpy(), f(x, y).numpy(), rtol=1e-5, atol=1e-6)
+        calls.pop()
+    assert [int(c[0]) if isinstance(c[0], int) else "N" for c in calls] == [5, "N", 1]
+
+
+def test_sizes_that_were_equal_share_a_symbol() -> None:
+    g = fb.compile(lambda x, y: x + y)
+    for n in (3, 5, 8):
+        assert g(fb.ones(n), fb.ones(n)).tolist() == [2.0] * n
+    assert g(fb.ones(4), fb.ones(1)).tolist() == [2.0] * 4
+    with pytest.raises(RuntimeError, match="size"):
+        g(fb.ones(4), fb.ones(6))
+
+
+def test_a_training_step_takes_any_batch() -> None:
+    def make() -> object:
+        fb.manual_seed(0)
+        net = fb.nn.Sequential(fb.nn.Linear(4, 8), fb.nn.BatchNorm1d(8), fb.nn.ReLU(), fb.nn.Linear(8, 3))
+        optimizer = fb.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+
+        def step(x: fb.Tensor, y: fb.Tensor) -> fb.Tensor:
+            optimizer.zero_grad()
+            loss = fb.nn.functional.cross_entropy(net(x), y)
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        return step
+
+    plain, compiled = make(), fb.compile(make())
+    rng = np.random.default_rng(1)
+    found = []
+    for n in (6, 6, 6, 9, 12, 5, 12):
+        x = fb.tensor(rng.standard_normal((n, 4)).astype(np.float32))
+        y = fb.tensor(rng.integers(0, 3, n))
+        found.append((plain(x, y).item(), compiled(x, y).item()))  # type: ignore[operator]
+    np.testing.assert_allclose(*zip(*found, strict=True), rtol=1e-4)
+
+
+def test_a_function_that_needs_its_sizes_is_compiled_for_each() -> None:
+    def f(x: fb.Tensor) -> fb.Tensor:
+        total = x[0] * 0
+        for i in range(len(x)):
+            total = total + x[i] * i
+        return total
+
+    g = fb.compile(f)
+    for n in (2, 4, 3, 5):
+        assert g(fb.ones(n)).item() == f(fb.ones(n)).item()
+
+
 def test_writes_to_captured_and_argument_tensors() -> None:
     total = fb.zeros(3)
 

@@ -321,3 +321,14 @@ def test_function(line: str) -> None:
         return eval(last, names)
 
     both(program)
+
+
+def test_number_of_threads() -> None:
+    before = fb.get_num_threads()
+    try:
+        fb.set_num_threads(3)
+        assert fb.get_num_threads() == 3
+        with pytest.raises(ValueError, match="at least|from 1"):
+            fb.set_num_threads(0)
+    finally:
+        fb.set_num_threads(before)
