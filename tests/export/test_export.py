@@ -278,6 +278,6 @@ def test_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_symbolic_size_is_a_number() -> None:
-    exported = fb.export(lambda x: x * x.shape[0] + 1, (fb.ones(3),), dynamic_shapes={0: {0: "N"}})
+    exported = torch.export(lambda x: x * x.shape[0] + 1, (torch.ones(3),), dynamic_shapes={0: {0: "N"}})
     for n in (1, 4):
         assert exported.run(np.full(n, 2, np.float32)).tolist() == [2 * n + 1] * n
