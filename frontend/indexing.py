@@ -128,7 +128,8 @@ def _nonzero(mask: Tensor, shape: Any, dim: int) -> list[Tensor]:
                 f"indexed tensor "
                 f"{list(shape)} at index {dim + i}"
             )
-    return [from_array(np.ascontiguousarray(a), ir.i64) for a in np.nonzero(evaluation.content(read(mask)))]
+    content = evaluation.content(read(mask))
+    return [from_array(np.ascontiguousarray(a), ir.i64) for a in np.nonzero(content)]
 
 
 def _indices(tensors: list[tuple[int, Tensor]], shape: Any) -> tuple[list[Value], tuple[int, ...], int]:
@@ -263,7 +264,7 @@ argwhere = method("argwhere")(lambda input: nonzero(input))
 @method("masked_select")
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements where `mask` is true, as a vector. Evaluates the mask."""
-    shape = broadcast_shapes(input.shape, mask.shape)
+    shape = broadcast_shapes(input.shape, mask.shape) or (1,)
     return input.expand(*shape)[mask.expand(*shape)]  # type: ignore[attr-defined, no-any-return, index]
 
 
@@ -291,10 +292,14 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
     """``out[i][j] = input[index[i][j]][j]`` for dimension 0."""
     x, i = read(input), read(index)
     d = axis(dim, input.ndim)
-    if input.ndim != index.ndim:
+    if 0 in index.shape:  # of any rank
+        return wrap(build.zeros(ir.tensor(build.shape_of(i), build.element_of(x))), "Gather")
+    if max(input.ndim, 1) != max(index.ndim, 1):
         raise RuntimeError("Index tensor must have the same number of dimensions as input tensor")
     if input.ndim == 0:
-        return wrap(x, "Gather")
+        return wrap(build.broadcast_to(x, build.shape_of(i)), "Gather")
+    if index.ndim == 0:
+        return gather(input, dim, index.reshape(1)).reshape(())  # type: ignore[attr-defined, no-any-return]
     return wrap(_take(x, in_range(i, build.shape_of(x)[d], d), d), "Gather")
 
 
@@ -335,9 +340,10 @@ def take(input: Tensor, index: Tensor) -> Tensor:
 
 
 def _scattered(input: Tensor, dim: int, index: Tensor, src: Any, kind: str) -> Value:
-    x, i = read(input), read(index)
     if input.ndim == 0:
-        return value_of(src, x)
+        flat = src.reshape(1) if isinstance(src, Tensor) else src  # type: ignore[attr-defined]
+        return build.reshape(_scattered(input.reshape(1), dim, index.reshape(1), flat, kind), ())  # type: ignore[attr-defined]
+    x, i = read(input), read(index)
     d = axis(dim, input.ndim)
     i = in_range(i, build.shape_of(x)[d], d)
     if isinstance(src, Tensor):
@@ -351,6 +357,12 @@ def _scattered(input: Tensor, dim: int, index: Tensor, src: Any, kind: str) -> V
     return build.scatter_along(x, i, updates, d, kind)
 
 
+def _kind(reduce: str | None) -> str:
+    if reduce not in _REDUCE:
+        raise RuntimeError(f"scatter: reduce must be one of {[k for k in _REDUCE if k]}, got {reduce!r}")
+    return _REDUCE[reduce]
+
+
 _REDUCE = {None: "set", "add": "add", "sum": "add", "amax": "max", "amin": "min"}
 
 
@@ -359,7 +371,7 @@ def scatter(
     input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None
 ) -> Tensor:
     """``out[index[i][j]][j] = src[i][j]`` for dimension 0."""
-    return wrap(_scattered(input, dim, index, value if src is None else src, _REDUCE[reduce]), "Scatter")
+    return wrap(_scattered(input, dim, index, value if src is None else src, _kind(reduce)), "Scatter")
 
 
 @method("scatter_")
@@ -367,7 +379,7 @@ def scatter_(
     self: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None
 ) -> Tensor:
     """`scatter` in place."""
-    return write(self, _scattered(self, dim, index, value if src is None else src, _REDUCE[reduce]))
+    return write(self, _scattered(self, dim, index, value if src is None else src, _kind(reduce)))
 
 
 @method("scatter_add")
@@ -385,6 +397,8 @@ def scatter_add_(self: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
 @method("index_select")
 def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
     """Entries of a dimension, in the order of `index`."""
+    if input.ndim == 0:
+        return index_select(input.reshape(1), dim, index).reshape(())  # type: ignore[attr-defined, no-any-return]
     x = read(input)
     d = axis(dim, input.ndim)
     if index.ndim > 1:
@@ -394,9 +408,12 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
 
 
 def _along(input: Tensor, dim: int, index: Tensor, source: Any, kind: str) -> Value:
+    if input.ndim == 0:
+        flat = source.reshape(1) if isinstance(source, Tensor) else source  # type: ignore[attr-defined]
+        return build.reshape(_along(input.reshape(1), dim, index, flat, kind), ())  # type: ignore[attr-defined]
     x = read(input)
     d = axis(dim, input.ndim)
-    i = in_range(read(index), build.shape_of(x)[d], d)
+    i = build.reshape(in_range(read(index), build.shape_of(x)[d], d), (index.numel(),))
     part = build.gather(x, [i], [d], d)
     return build.scatter(x, value_of(source, part), [i], [d], d, kind)
 
@@ -456,14 +473,22 @@ def index_put(input: Tensor, indices: Sequence[Tensor], values: Tensor, accumula
 
 @method("unique")
 def unique(
-    input: Tensor, sorted: bool = True, return_inverse: bool = False, return_counts: bool = False
+    input: Tensor,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    dim: int | None = None,
 ) -> Any:
-    """The different elements in order. Evaluates `input`."""
-    found = np.unique(evaluation.content(read(input)), return_inverse=True, return_counts=True)
-    values = from_array(found[0], input.dtype.element)
+    """The different elements in order, or the different slices along `dim`. Evaluates `input`."""
+    d = None if dim is None or input.ndim == 0 else axis(dim, input.ndim)
+    found = np.unique(evaluation.content(read(input)), return_inverse=True, return_counts=True, axis=d)
+    values = from_array(np.ascontiguousarray(found[0]), input.dtype.element)
+    if dim is not None and input.ndim == 0:
+        values = values.reshape(())  # type: ignore[attr-defined]
     rest = []
     if return_inverse:
-        rest.append(from_array(found[1].reshape(input.shape).astype(np.int64), ir.i64))
+        shape = input.shape if dim is None else (found[1].size,)
+        rest.append(from_array(found[1].reshape(shape).astype(np.int64), ir.i64))
     if return_counts:
         rest.append(from_array(found[2].astype(np.int64), ir.i64))
     return (values, *rest) if rest else values

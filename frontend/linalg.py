@@ -177,6 +177,12 @@ def tensordot(a: Tensor, b: Tensor, dims: Any = 2) -> Tensor:
     else:
         left = tuple(d % a.ndim for d in ([dims[0]] if isinstance(dims[0], int) else dims[0]))
         right = tuple(d % b.ndim for d in ([dims[1]] if isinstance(dims[1], int) else dims[1]))
+        # A contracted dimension of size 1 goes with any size: the other side is summed.
+        for d, e in zip(left, right):
+            if a.shape[d] == 1 != b.shape[e]:
+                b = b.sum(e, keepdim=True)  # type: ignore[attr-defined]
+            elif b.shape[e] == 1 != a.shape[d]:
+                a = a.sum(d, keepdim=True)  # type: ignore[attr-defined]
     return wrap(record(DotGeneral((), (), left, right), read(a), read(b)), "View")
 
 

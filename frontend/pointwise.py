@@ -27,6 +27,7 @@ _NUMBERS = (int, float, bool, np.generic, Dim)
 
 def broadcast_shapes(*shapes: Any) -> tuple[Any, ...]:
     """The shape to which all broadcast. RuntimeError as PyTorch's if there is none."""
+    shapes = tuple([(s,) if isinstance(s, int) else s for s in shapes])
     rank = max((len(s) for s in shapes), default=0)
     result: list[Any] = [1] * rank
     for shape in shapes:

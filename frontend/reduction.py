@@ -365,6 +365,10 @@ def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool
 def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     """(values, indices) of the `k` largest (or smallest) along `dim`, in order."""
     x = read(input)
+    if build.type_of(x).rank == 0:
+        if not 0 <= k <= 1:
+            raise RuntimeError("selected index k out of range")
+        return topk_result(wrap(x, "Topk"), wrap(build.constant(0, ir.i64)))
     shape = build.shape_of(x)
     d = axis(dim, len(shape))
     if not 0 <= k <= shape[d]:
@@ -390,6 +394,8 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
             "Median",
         )
     d = axis(dim, len(shape))
+    if not shape:
+        return median_result(wrap(x, "Median"), wrap(build.constant(0, ir.i64)))
     values, indices = _sorted(x, d, False)
     at = (shape[d] - 1) // 2
     found = [build.slice_axis(v, d, at, at + 1) for v in (values, indices)]

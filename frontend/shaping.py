@@ -332,6 +332,8 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
 def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple[Tensor, ...]:
     """Views between the given indices, or as many as asked, as equal as possible."""
     size = input.shape[axis(dim, input.ndim)]
+    if isinstance(indices_or_sections, Tensor):
+        indices_or_sections = indices_or_sections.tolist()
     if isinstance(indices_or_sections, int):
         n = indices_or_sections
         return split(input, [size // n + (i < size % n) for i in range(n)], dim)
@@ -373,21 +375,28 @@ def diag(input: Tensor, diagonal: int = 0) -> Tensor:
 
 
 @method("diag_embed")
-def diag_embed(input: Tensor, offset: int = 0) -> Tensor:
-    """Matrices with the last dimension as their diagonal."""
+def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Tensor:
+    """Matrices, in dimensions `dim1` and `dim2` of the result, with the last dimension of `input` as their diagonal."""
     x = read(input)
     shape = build.shape_of(x)
     n = shape[-1] + abs(offset)
     low, high = (0, abs(offset)) if offset >= 0 else (abs(offset), 0)
     lead = (0,) * (len(shape) - 1)
-    column_low, column_high = (offset, 0) if offset >= 0 else (0, -offset)
     spread = build.pad(x, (*lead, low), (*lead, high))
     rows = build.broadcast_in_dim(spread, (*shape[:-1], n, n), range(len(shape)))
     full = (*shape[:-1], n, n)
     i = build.iota(full, dimension=len(full) - 2)
     j = build.iota(full, dimension=len(full) - 1)
-    del column_low, column_high
-    return wrap(build.select(build.eq(build.add(i, offset), j), rows, build.zeros_like(rows)), "DiagEmbed")
+    found = build.select(build.eq(build.add(i, offset), j), rows, build.zeros_like(rows))
+    first, second = axis(dim1, len(full)), axis(dim2, len(full))
+    if first == second:
+        raise RuntimeError(f"diagonal dimensions cannot be identical {dim1}, {dim2}")
+    others = iter(range(len(full) - 2))
+    places = {first: len(full) - 2, second: len(full) - 1}
+    order = [places[d] if d in places else next(others) for d in range(len(full))]
+    if order != sorted(order):
+        found = build.transpose(found, order)
+    return wrap(found, "DiagEmbed")
 
 
 # -- copies ----------------------------------------------------------------------------------------------------------
@@ -482,10 +491,16 @@ def tile(input: Tensor, *dims: Any) -> Tensor:
 
 
 @method("repeat_interleave")
-def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> Tensor:
-    """Each element `repeats` times in a row."""
+def repeat_interleave(
+    input: Tensor, repeats: int | Tensor, dim: int | None = None, *, output_size: int | None = None
+) -> Tensor:
+    """Each element `repeats` times in a row, a number for all or one for each. `output_size` is checked if given."""
     if not isinstance(repeats, int):
         counts = repeats.numpy()
+        if output_size is not None and counts.sum() != output_size:
+            raise RuntimeError(
+                f"repeat_interleave: expected {output_size} elements in all, got {counts.sum()}"
+            )
         index = np.repeat(np.arange(len(counts)), counts)
         from_index = input if dim is not None else reshape(input, -1)
         return from_index.index_select(dim or 0, _index_tensor(index, input))  # type: ignore[attr-defined, no-any-return]

@@ -76,7 +76,7 @@ class Softmax(AlongDimension):
 
     def reference(self, *operands: Array) -> Any:
         x = wide_array(operands[0])
-        e = np.exp(x - x.max(self.dimension, keepdims=True))
+        e = np.exp(x - x.max(self.dimension, keepdims=True, initial=-np.inf))
         return (e / e.sum(self.dimension, keepdims=True)).astype(operands[0].dtype)
 
     def samples(self) -> Iterable[Sample]:
@@ -105,7 +105,7 @@ class LogSoftmax(AlongDimension):
 
     def reference(self, *operands: Array) -> Any:
         x = wide_array(operands[0])
-        moved = x - x.max(self.dimension, keepdims=True)
+        moved = x - x.max(self.dimension, keepdims=True, initial=-np.inf)
         return (moved - np.log(np.exp(moved).sum(self.dimension, keepdims=True))).astype(operands[0].dtype)
 
     def samples(self) -> Iterable[Sample]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from flambeau import linalg
+from flambeau.autograd import no_grad
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.composites_nn import Embedding, Linear
 from flambeau.compiler.dialects.graph.convolution import convolution_of, transposed_convolution
@@ -47,16 +48,34 @@ def embedding(
     input: Tensor, weight: Tensor, padding_idx: int | None = None, max_norm: float | None = None,
     norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False,
 ) -> Tensor:  # fmt: skip
-    """The rows of `weight` at the integers of `input`. The row `padding_idx` gets no gradient."""
-    if max_norm is not None or scale_grad_by_freq or sparse:
-        raise RuntimeError("embedding: max_norm, scale_grad_by_freq and sparse gradients are not supported")
+    """The rows of `weight` at the integers of `input`. The row `padding_idx` gets no gradient.
+
+    Rows whose `norm_type`-norm is above `max_norm` are first scaled down to it, in place. `scale_grad_by_freq` divides a
+    row's gradient by how often it was taken.
+    """
+    if sparse:
+        raise RuntimeError("embedding: sparse gradients are not supported")
     rows = weight.shape[0]
     if padding_idx is not None:
         if not -rows <= padding_idx < rows:
             raise AssertionError("Padding_idx must be within num_embeddings")
         padding_idx %= rows
+    if max_norm is not None:
+        with no_grad():
+            index = input.reshape(-1)  # type: ignore[attr-defined]
+            taken = weight.index_select(0, index)  # type: ignore[attr-defined]
+            norms = taken.norm(norm_type, 1, keepdim=True)
+            # 1e-7 as in ATen's embedding_renorm_
+            weight.index_copy_(0, index, taken * (max_norm / (norms + 1e-7)).clamp_max(1))  # type: ignore[attr-defined]
     definition = Embedding(-1 if padding_idx is None else padding_idx)
-    return recorded(definition, "Embedding", weight, input)
+    found = recorded(definition, "Embedding", weight, input)
+    if not scale_grad_by_freq:
+        return found
+    times = build.zeros(ir.tensor((rows,), build.element_of(read(weight))))
+    flat = build.reshape(read(input), (input.numel(),))
+    times = build.scatter_along(times, flat, build.constant(1, build.element_of(times), (input.numel(),)), 0)
+    share = 1 / wrap(times)[input].unsqueeze(-1)  # type: ignore[attr-defined, operator, index]
+    return found * share + (found * (1 - share)).detach()  # type: ignore[operator, no-any-return]
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:

@@ -19,6 +19,7 @@ from flambeau.compiler.dialects.graph.composites_norm import (
 from flambeau.compiler.ir.core import Value
 from flambeau.evaluation import number, record, record_all, stop_gradient
 from flambeau.nn.functional.common import floating, scaled, shifted
+from flambeau.pointwise import broadcast_shapes
 from flambeau.tensor import Tensor, read, wrap, write
 
 
@@ -114,6 +115,8 @@ def batch_norm(
 ) -> Tensor:  # fmt: skip
     """Each channel (axis 1) normalised by its statistics: the batch's in training (which then move the running ones)."""
     x = read(input)
+    if build.type_of(x).rank < 2 and 0 in build.shape_of(x):
+        return wrap(build.mul(x, 1), "NativeBatchNorm")
     scale, offset = _per_channel(weight, 1, x), _per_channel(bias, 0, x)
     if not training:
         if running_mean is None or running_var is None:
@@ -156,8 +159,22 @@ def instance_norm(
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     if running_mean is not None or running_var is not None:
-        raise RuntimeError("instance_norm: running statistics are not moved; give None")
+        _move_statistics(input, running_mean, running_var, momentum)
     return group_norm(input, input.shape[1], weight, bias, eps)
+
+
+def _move_statistics(
+    input: Tensor, running_mean: Tensor | None, running_var: Tensor | None, momentum: float
+) -> None:
+    """Towards the mean over samples of each sample's own statistics."""
+    axes = tuple(range(2, input.ndim))
+    with no_grad():
+        if running_mean is not None:
+            mean = input.mean(axes).mean(0)  # type: ignore[attr-defined]
+            write(running_mean, _mixed(running_mean, read(mean), momentum))
+        if running_var is not None:
+            variance = input.var(axes).mean(0)  # type: ignore[attr-defined]
+            write(running_var, _mixed(running_var, read(variance), momentum))
 
 
 def normalize(
@@ -170,6 +187,8 @@ def normalize(
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """x1 · x2 / (|x1| |x2|) along `dim`, each norm at least `eps`."""
+    shape = broadcast_shapes(x1.shape, x2.shape)
+    x1, x2 = x1.expand(*shape), x2.expand(*shape)  # type: ignore[attr-defined]
     a = x1 / x1.norm(2, dim, keepdim=True).clamp_min(eps)  # type: ignore[attr-defined, operator]
     b = x2 / x2.norm(2, dim, keepdim=True).clamp_min(eps)  # type: ignore[attr-defined, operator]
     return (a * b).sum(dim)  # type: ignore[no-any-return]

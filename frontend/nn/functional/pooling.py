@@ -111,7 +111,7 @@ def _avg_pool(
 ) -> Tensor:  # fmt: skip
     leading = _leading(input, rank, f"avg_pool{rank}d")
     window = each(kernel_size, rank)
-    strides = window if stride is None or stride == [] else each(stride, rank)
+    strides = window if stride is None or stride in ([], ()) else each(stride, rank)
     pads = each(padding, rank)
     x = read(input)
     space = build.shape_of(x)[leading:]
@@ -205,19 +205,42 @@ def adaptive_avg_pool3d(input: Tensor, output_size: Any) -> Tensor:
     return _adaptive(input, output_size, 3, "avg")
 
 
-def adaptive_max_pool1d(input: Tensor, output_size: Any) -> Tensor:
-    """Maxima of as many windows along L as asked."""
-    return _adaptive(input, output_size, 1, "max")
+def _adaptive_max(input: Tensor, output_size: Any, return_indices: bool, rank: int) -> Any:
+    """The maxima, and if asked the positions of the first of each in the flattened space."""
+    if not return_indices:
+        return _adaptive(input, output_size, rank, "max")
+    leading = _leading(input, rank, f"adaptive_max_pool{rank}d")
+    x = read(input)
+    space = build.shape_of(x)[leading:]
+    places = build.reshape(build.iota((math.prod(space),), ir.i64), space)
+    where = build.broadcast_to(places, build.shape_of(x))
+    targets = _targets(output_size, space, rank)
+    for axis in range(
+        leading + rank - 1, leading - 1, -1
+    ):  # the last axis first: ties go to the first in memory
+        values, indices = [], []
+        for low, high in _pieces(space[axis - leading], targets[axis - leading]):
+            part, place = (build.slice_axis(v, axis, low, high) for v in (x, where))
+            best = build.expand_dims(build.arg_reduce(part, "argmax", axis), axis)
+            values.append(build.take_along(part, best, axis))
+            indices.append(build.take_along(place, best, axis))
+        x, where = build.concatenate(values, axis), build.concatenate(indices, axis)
+    return wrap(x, f"AdaptiveMaxPool{rank}D"), wrap(where)
 
 
-def adaptive_max_pool2d(input: Tensor, output_size: Any) -> Tensor:
-    """Maxima of as many windows along H and W as asked; None keeps a size."""
-    return _adaptive(input, output_size, 2, "max")
+def adaptive_max_pool1d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """Maxima of as many windows along L as asked; with `return_indices` (maxima, positions)."""
+    return _adaptive_max(input, output_size, return_indices, 1)
 
 
-def adaptive_max_pool3d(input: Tensor, output_size: Any) -> Tensor:
-    """Maxima of as many windows along D, H and W as asked; None keeps a size."""
-    return _adaptive(input, output_size, 3, "max")
+def adaptive_max_pool2d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """Maxima of as many windows along H and W as asked; None keeps a size. As `adaptive_max_pool1d`."""
+    return _adaptive_max(input, output_size, return_indices, 2)
+
+
+def adaptive_max_pool3d(input: Tensor, output_size: Any, return_indices: bool = False) -> Any:
+    """Maxima of as many windows along D, H and W as asked; None keeps a size. As `adaptive_max_pool1d`."""
+    return _adaptive_max(input, output_size, return_indices, 3)
 
 
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
