@@ -442,16 +442,30 @@ def index_copy_(self: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor
     return write(self, _along(self, dim, index, source, "set"))
 
 
+def _filled(input: Tensor, dim: int, index: Tensor, value: Any) -> Value:
+    """By a mask, so that a place that `index` names twice takes the value once, in the gradient too."""
+    if input.ndim == 0:
+        return build.reshape(_filled(input.reshape(1), dim, index, value), ())  # type: ignore[attr-defined]
+    x = read(input)
+    d = axis(dim, input.ndim)
+    size = build.shape_of(x)[d]
+    i = build.reshape(in_range(read(index), size, d), (index.numel(),))
+    hit = build.scatter_along(
+        build.constant(False, ir.i1, (size,)), i, build.constant(True, ir.i1, (index.numel(),)), 0, "set"
+    )
+    return build.select(build.broadcast_in_dim(hit, build.shape_of(x), (d,)), value_of(value, x), x)
+
+
 @method("index_fill")
 def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """`value` at `index` along a dimension."""
-    return wrap(_along(input, dim, index, value, "set"), "IndexFill")
+    return wrap(_filled(input, dim, index, value), "IndexFill")
 
 
 @method("index_fill_")
 def index_fill_(self: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """`index_fill` in place."""
-    return write(self, _along(self, dim, index, value, "set"))
+    return write(self, _filled(self, dim, index, value))
 
 
 @method("index_put_")

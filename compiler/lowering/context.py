@@ -114,7 +114,9 @@ def decode(position: Index, extents: tuple[Index, ...]) -> tuple[Index, ...]:
     """A linear position as an index, row-major."""
     index: list[Index] = []
     for extent in reversed(extents[1:]):
-        position, rest = divide(position, extent)
+        position, rest = divide(
+            position, 1 if extent == 0 else extent
+        )  # of nothing, no position is asked for
         index.append(rest)
     if extents:
         index.append(position)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -336,7 +337,9 @@ class _Task:
         count: int | None,
     ) -> None:
         ctx, op, plan = self.ctx, self.op, self.plan
-        with ctx.b.lanes_of(plan.lanes, count) as lane:
+        # A row of one element has no lanes: its position may not occur in the result's index.
+        single = count == 1 and first == 0
+        with nullcontext(0) if single else ctx.b.lanes_of(plan.lanes, count) as lane:
             index: list[Index] = [0] * self.result.rank
             index[op.output_batch] = self.image
             index[op.output_feature] = self.group * plan.features + feature
