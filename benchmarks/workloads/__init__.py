@@ -1,0 +1,29 @@
+"""What is timed. Each workload is written once, against PyTorch's interface, and runs on PyTorch and on Flambeau alike."""
+
+from __future__ import annotations
+
+from benchmarks.workloads.base import Workload
+from benchmarks.workloads.conv import CONVOLUTIONS
+from benchmarks.workloads.gemm import PRODUCTS
+from benchmarks.workloads.inference import INFERENCE
+from benchmarks.workloads.memory import MEMORY
+from benchmarks.workloads.training import TRAINING
+
+WORKLOADS: tuple[Workload, ...] = (*PRODUCTS, *MEMORY, *CONVOLUTIONS, *INFERENCE, *TRAINING)
+
+
+def chosen(names: str) -> list[Workload]:
+    """Workloads by comma-separated beginnings of names (`gemm` is all of them); all for "all". KeyError if unknown."""
+    if names == "all":
+        return list(WORKLOADS)
+    found: list[Workload] = []
+    for name in names.split(","):
+        matching = [w for w in WORKLOADS if w.name.startswith(name)]
+        exact = [w for w in matching if w.name == name]
+        if not matching or not name:
+            raise KeyError(f"there is no workload {name!r}; --list names them all")
+        found += [w for w in exact or matching if w not in found]
+    return found
+
+
+__all__ = ["WORKLOADS", "Workload", "chosen"]

@@ -1,0 +1,64 @@
+"""Whole training steps: forward, loss, backward, optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks.workloads import models
+from benchmarks.workloads.base import Array, Workload, fill
+
+
+def _step(
+    name: str,
+    make: Callable[[Any], Any],
+    optimizer: Callable[[Any, Any], Any],
+    arrays: Callable[[], list[Array]],
+) -> Workload:
+    def setup(m: Any) -> Any:
+        net = fill(make(m), m)
+        chosen = optimizer(m, net.parameters())
+
+        def step(x: Any, y: Any) -> Any:
+            chosen.zero_grad()
+            out = net(x)
+            loss = m.nn.functional.cross_entropy(out.reshape(-1, out.shape[-1]), y.reshape(-1))
+            loss.backward()
+            chosen.step()
+            return loss.detach()
+
+        return step
+
+    return Workload(f"training.{name}", arrays, setup, trains=True, tolerance=1e-3)
+
+
+def _images(shape: tuple[int, ...], classes: int) -> Callable[[], list[Array]]:
+    def make() -> list[Array]:
+        rng = np.random.default_rng(0)
+        return [rng.standard_normal(shape).astype(np.float32), rng.integers(0, classes, shape[0])]
+
+    return make
+
+
+def _text() -> list[Array]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 4096, (4, 256)), rng.integers(0, 4096, (4, 256))]
+
+
+TRAINING = (
+    _step("mlp_64", models.mlp, lambda m, p: m.optim.Adam(p), _images((64, 784), 10)),
+    _step(
+        "resnet18_8x64",
+        lambda m: models.resnet(m, (2, 2, 2, 2), False, 10),
+        lambda m, p: m.optim.SGD(p, lr=0.01, momentum=0.9),
+        _images((8, 3, 64, 64), 10),
+    ),
+    _step(
+        "gpt_384",
+        lambda m: models.gpt(m, 4096, 256, 384, 6, 6),
+        lambda m, p: m.optim.AdamW(p, lr=1e-4),
+        _text,
+    ),
+)
