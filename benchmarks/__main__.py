@@ -8,10 +8,14 @@ result is compared with PyTorch's in float64 first. The table has medians; `--js
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -193,7 +197,8 @@ def main(
                 table.add_row(*row(item, done[-1], machine, names))
                 if output is not None:
                     output.write_text(
-                        json.dumps({"machine": asdict(machine), "results": done}, indent=1) + "\n"
+                        json.dumps({"about": about(), "machine": asdict(machine), "results": done}, indent=1)
+                        + "\n"
                     )
         finally:
             for worker in peers:
@@ -201,6 +206,19 @@ def main(
     if exact is not None:
         exact.close()
     console.print(table)
+
+
+def about() -> dict[str, Any]:
+    """The day, the processor, and the versions of everybody."""
+    found = {"date": date.today().isoformat(), "cpu": platform.processor() or platform.machine()}
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        found["cpu"] = f"{lines[0].partition(': ')[2]}, {len(lines)} cores" if lines else found["cpu"]
+    for name in ("flambeau", "llvmlite", "numpy", "torch"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return {**found, "python": platform.python_version(), "system": platform.system()}
 
 
 def has_torch() -> bool:

@@ -159,9 +159,11 @@ def _deserves_memory(value: Value, operation: Operation, reads: Reads, users: li
             return True
         if family == "contraction" and cost > 1:
             return True
+        assert isinstance(user.definition, GraphOp)
+        if user.definition.rereads and cost > 1:
+            return True
         if cost <= CHEAP or family != "element":
             continue
-        assert isinstance(user.definition, GraphOp)
         if user.definition.expensive or _grows(tensor_type(value), tensor_type(user.results[0])):
             return True
     return False

@@ -54,6 +54,8 @@ class GraphOp(OpDef):
     schedule_family: ClassVar[str] = "element"
     #: Recomputing one element costs more than reading it back from memory (reduce_window, ...).
     expensive: ClassVar[bool] = False
+    #: One element reads many of the operand, which other elements read again: what computes the operand should be run once.
+    rereads: ClassVar[bool] = False
     vjp: ClassVar[Any] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

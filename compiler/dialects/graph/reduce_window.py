@@ -43,6 +43,7 @@ class Windowed(GraphOp):
     """Base of the operations over windows: one attribute entry an axis of the operand, as in StableHLO."""
 
     expensive: ClassVar[bool] = True
+    rereads: ClassVar[bool] = True
     window_dimensions: tuple[int, ...]
     window_strides: tuple[int, ...]
     padding: Padding
