@@ -11,7 +11,7 @@ from typing import Any
 
 from flambeau.compiler.dialects.graph.base import GraphOp
 from flambeau.compiler.ir.core import Value
-from flambeau.compiler.ir.dims import Index, Symbol, maximum, minimum, of_symbol
+from flambeau.compiler.ir.dims import Dim, Index, Symbol, maximum, minimum, of_symbol
 from flambeau.compiler.ir.types import ElementType, TensorType, i1, u32
 
 #: Cost of an operation in simple arithmetic operations; others are 1.
@@ -19,28 +19,37 @@ COSTS = {"math": 12, "div": 4, "rem": 8, "pow": 30}
 
 
 class ProbeScalar:
-    """Stands for a scalar; knows its element type only."""
+    """Stands for a scalar; knows its element type, and whether it differs along the innermost axis."""
 
-    __slots__ = ("element", "value")
+    __slots__ = ("element", "value", "varies")
 
-    def __init__(self, element: ElementType) -> None:
+    def __init__(self, element: ElementType, varies: bool = False) -> None:
         self.element = element
         self.value = None
+        self.varies = varies
+
+
+def _varies(*scalars: Any) -> bool:
+    return any(isinstance(x, ProbeScalar) and x.varies for x in scalars)
 
 
 class ProbeBuilder:
-    """Has the methods of `ElementBuilder`, makes nothing, and counts."""
+    """Has the methods of `ElementBuilder`, makes nothing, and counts. `inner` are the symbols of the innermost axis."""
 
-    def __init__(self) -> None:
+    def __init__(self, inner: frozenset[Symbol] = frozenset()) -> None:
+        self.inner = inner
         self.cost = 0
-        #: False once something was used that has no form for vectors: branches, loops, data-dependent positions.
+        #: False once something was used that has no form for vectors along the innermost axis: branches, loops, positions
+        #: that come from data which differ along it.
         self.straight = True
+        #: False once any position came from data.
+        self.static = True
 
     def __getattr__(self, name: str) -> Callable[..., ProbeScalar]:
         def method(*arguments: Any, **_: Any) -> ProbeScalar:
             self.cost += COSTS.get(name, 1)
             scalars = [a for a in arguments if isinstance(a, ProbeScalar)]
-            return ProbeScalar(scalars[-1].element)
+            return ProbeScalar(scalars[-1].element, _varies(*scalars))
 
         return method
 
@@ -49,37 +58,43 @@ class ProbeBuilder:
 
     def convert(self, x: ProbeScalar, element: ElementType) -> ProbeScalar:
         self.cost += 1
-        return ProbeScalar(element)
+        return ProbeScalar(element, x.varies)
 
     bitcast = convert
 
     def compare(self, direction: str, x: ProbeScalar, y: ProbeScalar) -> ProbeScalar:
         self.cost += 1
-        return ProbeScalar(i1)
+        return ProbeScalar(i1, _varies(x, y))
 
     def index_to_scalar(self, expression: Index, element: ElementType) -> ProbeScalar:
         self.cost += 1
-        return ProbeScalar(element)
+        return ProbeScalar(element, self.runs_along(expression))
+
+    def runs_along(self, expression: Index) -> bool:
+        """Does it differ along the innermost axis?"""
+        return isinstance(expression, Dim) and not self.inner.isdisjoint(expression.symbols())
 
     def scalar_to_index(self, x: ProbeScalar, low: Index = 0, high: Index | None = None) -> Index:
-        self.straight = False
+        self.static = False
+        if x.varies:
+            self.straight = False
         return of_symbol(Symbol("data", low, high, self))
 
     clamped_index = scalar_to_index
 
     def in_bounds(self, position: Index, low: Index, high: Index) -> ProbeScalar:
         self.cost += 1
-        return ProbeScalar(i1)
+        return ProbeScalar(i1, self.runs_along(position))
 
     def guarded(
         self, condition: Any, thunk: Callable[[], ProbeScalar], otherwise: ProbeScalar
     ) -> ProbeScalar:
-        self.straight = False
+        self.straight = self.static = False
         self.cost += 2
         return thunk()
 
     def loop(self, count: Index, init: Iterable[Any], body: Callable[..., Any]) -> Any:
-        self.straight = False
+        self.straight = self.static = False
         before = self.cost
         high = count - 1
         result = body(of_symbol(Symbol("k", 0, high, self)), *init)
@@ -91,18 +106,25 @@ class ProbeBuilder:
 
     def mul_high(self, x: ProbeScalar, y: ProbeScalar) -> ProbeScalar:
         self.cost += 2
-        return ProbeScalar(u32 if x.element is u32 else x.element)
+        return ProbeScalar(u32 if x.element is u32 else x.element, _varies(x, y))
 
 
 class Reads:
-    """What one element of a value reads: `accesses` are (value, index), `cost` the work, `straight` as in the builder."""
+    """What one element of a value reads: `accesses` are (value, index), `cost` the work; `straight` and `static` as in the
+    builder."""
 
-    __slots__ = ("accesses", "cost", "straight", "operations")
+    __slots__ = ("accesses", "cost", "straight", "static", "operations")
 
     def __init__(
-        self, accesses: list[tuple[Value, tuple[Index, ...]]], cost: int, straight: bool, operations: int
+        self,
+        accesses: list[tuple[Value, tuple[Index, ...]]],
+        cost: int,
+        straight: bool,
+        operations: int,
+        static: bool = True,
     ) -> None:
         self.accesses, self.cost, self.straight, self.operations = accesses, cost, straight, operations
+        self.static = static
 
 
 def axis_symbols(shape: tuple[Index, ...]) -> tuple[Index, ...]:
@@ -115,7 +137,8 @@ def probe(value: Value, index: tuple[Index, ...], inline: Callable[[Value], bool
 
     `value`'s own operation is always entered.
     """
-    builder = ProbeBuilder()
+    last = index[-1] if index else 0
+    builder = ProbeBuilder(frozenset(last.symbols()) if isinstance(last, Dim) else frozenset())
     accesses: list[tuple[Value, tuple[Index, ...]]] = []
     seen: dict[tuple[Value, tuple[Index, ...]], ProbeScalar] = {}
     count = 0
@@ -127,16 +150,17 @@ def probe(value: Value, index: tuple[Index, ...], inline: Callable[[Value], bool
             return seen[key]
         if not root and (v.owner is None or not inline(v)):
             accesses.append(key)
+            varies = any(builder.runs_along(position) for position in at)
         else:
             count += 1
             assert v.owner is not None
-            element_of(v, builder, at, access)
+            varies = _varies(element_of(v, builder, at, access))
         assert isinstance(v.type, TensorType)
-        result = seen[key] = ProbeScalar(v.type.element)
+        result = seen[key] = ProbeScalar(v.type.element, varies)
         return result
 
     access(value, index, True)
-    return Reads(accesses, builder.cost, builder.straight, count)
+    return Reads(accesses, builder.cost, builder.straight, count, builder.static)
 
 
 class Accessor:

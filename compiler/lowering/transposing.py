@@ -38,12 +38,13 @@ class Crossing:
 def accesses(
     ctx: LoweringContext, values: Sequence[Value], index: Position
 ) -> list[tuple[Value, Position]] | None:
-    """What the elements at `index` read from memory outside the group; None if the code has no form for vectors."""
+    """What the elements at `index` read from memory outside the group; None if the code has no form for vectors,
+    or positions come from data."""
     group = set(values)
     found: list[tuple[Value, Position]] = []
     for value in values:
         reads = probe(value, index, lambda v: v.owner is not None and (v not in ctx.memory or v in group))
-        if not reads.straight:
+        if not (reads.straight and reads.static):
             return None
         found += reads.accesses
     return found
