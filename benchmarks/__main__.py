@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import date
@@ -32,6 +33,8 @@ from flambeau.runtime import threads as pools
 PEERS = ("torch", "torch.compile")
 #: Seconds that a round of one peer should take at least.
 LEAST = 0.05
+#: Seconds after which threads that wait in a loop for their next work have gone to sleep, in every library we know.
+PAUSE = 0.3
 
 
 class Peer:
@@ -102,6 +105,9 @@ def compare(
     result["seconds"] = {p.name: [] for p in ready}
     for _ in range(rounds):
         for peer in ready:
+            if threads > 1:  # the last peer's threads may still spin, and this one's sleep
+                time.sleep(PAUSE)
+                peer.ask(repeat=1)
             result["seconds"][peer.name].append(peer.ask(repeat=repeats[peer.name])["seconds"])
     return result
 

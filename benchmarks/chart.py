@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -13,6 +14,20 @@ from benchmarks.workloads import WORKLOADS
 Result = dict[str, Any]
 COLOURS = ("#4878a8", "#c8794a", "#6a9a5b", "#8a6bb0")
 HEIGHT, LEFT, UNIT = 14, 260, 110
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a notebook shows for a text of Markdown or SVG."""
+
+    markdown: str | None = None
+    svg: str | None = None
+
+    def _repr_markdown_(self) -> str | None:
+        return self.markdown
+
+    def _repr_svg_(self) -> str | None:
+        return self.svg
 
 
 def peers_of(results: Sequence[Result]) -> list[str]:
