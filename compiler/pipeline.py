@@ -24,6 +24,7 @@ from flambeau.compiler.passes.fuse import Program, fuse
 from flambeau.compiler.passes.plan import MemoryPlan, byte_size, plan
 from flambeau.compiler.passes.simplify import simplify
 from flambeau.compiler.passes.split_reductions import split_reductions
+from flambeau.compiler.passes.split_windows import split_windows
 from flambeau.compiler.targets.cpu import emit_ir
 from flambeau.compiler.targets.entry import EntryCall, EntryCopy, Place, emit_entry
 from flambeau.compiler.targets.machine import TargetDescription, emit_object, host_target
@@ -90,7 +91,7 @@ def compile_stages(
 
 
 def _simplify(c: Compilation, opt_level: int, entry: str) -> None:
-    graph = simplify(split_reductions(decompose(simplify(c.graph))))
+    graph = simplify(split_windows(split_reductions(decompose(simplify(c.graph)))))
     c.simplified, c.constants = _hoist_constants(graph)
     c.symbols = symbols_of([tensor_of(p) for p in c.graph.parameters])
 

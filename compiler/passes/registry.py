@@ -6,5 +6,6 @@ from flambeau.compiler.ir.passes import Pass
 from flambeau.compiler.passes.decompose import Decompose
 from flambeau.compiler.passes.simplify import Simplify
 from flambeau.compiler.passes.split_reductions import SplitReductions
+from flambeau.compiler.passes.split_windows import SplitWindows
 
-PASSES: tuple[type[Pass], ...] = (Decompose, SplitReductions, Simplify)
+PASSES: tuple[type[Pass], ...] = (Decompose, SplitReductions, SplitWindows, Simplify)

@@ -18,11 +18,15 @@ from flambeau.compiler.dialects.graph.contraction import accumulator_of, decode,
 from flambeau.compiler.dialects.graph.oracle import F
 from flambeau.compiler.dialects.graph.windows import dilated, spread_and_pad, window_count, window_position
 from flambeau.compiler.ir.core import Value, apply
-from flambeau.compiler.ir.dims import Index
+from flambeau.compiler.ir.dims import Index, maximum, minimum
 from flambeau.compiler.ir.types import ElementType, TensorType, from_numpy, i64, tensor
 
 Array = np.ndarray[Any, Any]
 Padding = tuple[tuple[Index, Index], ...]
+
+
+#: Windows of up to this many elements are straight code, which vectors can run.
+UNROLLED = 16
 
 
 def lowest(element: ElementType) -> float | int | bool:
@@ -144,6 +148,12 @@ class ReduceWindow(Windowed):
         start = {"sum": 0, "max": lowest(element), "min": highest(element)}[self.kind]
         combine = {"sum": b.add, "max": b.max, "min": b.min}[self.kind]
         nothing = b.constant(start, within)
+        if self.kind != "sum" and self._inside() and self.taps() <= UNROLLED:
+            total = nothing
+            for tap in range(self.taps()):
+                at = self._nearest(index, tap, x.type.shape)
+                total = combine(total, b.convert(x(at), within)) if tap else b.convert(x(at), within)
+            return b.convert(total, element)
 
         def step(tap: Index, total: Any) -> Any:
             at, condition = self.position(b, index, tap, x.type.shape)
@@ -151,6 +161,30 @@ class ReduceWindow(Windowed):
 
         (total,) = b.loop(self.taps(), (nothing,), step)
         return b.convert(total, element)
+
+    def _inside(self) -> bool:
+        """Does every window that reaches into the padding also see the element at the edge? Then an extreme may take that
+        in place of the padding, and there is nothing to test."""
+        whole = all(isinstance(p, int) for pair in self.padding for p in pair)
+        return (
+            whole
+            and set(self.base_dilations) <= {1}
+            and set(self.window_dilations) <= {1}
+            and all(
+                0 <= p < n for n, pair in zip(self.window_dimensions, self.padding, strict=True) for p in pair
+            )  # type: ignore[operator]
+        )
+
+    def _nearest(self, window: Sequence[Index], tap: int, shape: Sequence[Index]) -> tuple[Index, ...]:
+        """The position of a tap, moved to the edge where it lies in the padding."""
+        found = []
+        for axis, offset in enumerate(decode(tap, self.window_dimensions)):
+            low, high = self.padding[axis]
+            at = window[axis] * self.window_strides[axis] + offset - low
+            if low != 0:
+                at = maximum(at, 0)
+            found.append(minimum(at, shape[axis] - 1) if high != 0 else at)
+        return tuple(found)
 
     def vjp(self, ct: Value, x: Value, *, result: Value) -> tuple[Value]:
         kind = build.type_of(x)
