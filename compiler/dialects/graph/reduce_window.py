@@ -165,15 +165,11 @@ class ReduceWindow(Windowed):
     def _inside(self) -> bool:
         """Does every window that reaches into the padding also see the element at the edge? Then an extreme may take that
         in place of the padding, and there is nothing to test."""
-        whole = all(isinstance(p, int) for pair in self.padding for p in pair)
-        return (
-            whole
-            and set(self.base_dilations) <= {1}
-            and set(self.window_dilations) <= {1}
-            and all(
-                0 <= p < n for n, pair in zip(self.window_dimensions, self.padding, strict=True) for p in pair
-            )  # type: ignore[operator]
-        )
+        for size, pair in zip(self.window_dimensions, self.padding, strict=True):
+            for side in pair:
+                if not isinstance(side, int) or not 0 <= side < size:
+                    return False
+        return set(self.base_dilations) <= {1} and set(self.window_dilations) <= {1}
 
     def _nearest(self, window: Sequence[Index], tap: int, shape: Sequence[Index]) -> tuple[Index, ...]:
         """The position of a tap, moved to the edge where it lies in the padding."""
