@@ -470,6 +470,8 @@ def write(tensor: Tensor, new: Value, uniform: bool = False) -> Tensor:
         kind = "a view of a leaf Variable" if tensor._chain is not None else "a leaf Variable"
         raise RuntimeError(f"{kind} that requires grad is being used in an in-place operation.")
     if tensor._chain is not None:
+        if 0 in tensor.shape:  # a view of nothing: of an expanded tensor, too
+            return tensor
         new = write_through(tensor._chain, base, new, uniform)
     cell.write(new, recorded)
     tensor._base = None

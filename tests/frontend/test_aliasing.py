@@ -156,6 +156,12 @@ def test_gradients_through_views_and_writes(steps: list[tuple[str, int, int]]) -
         np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
 
 
+def test_an_empty_part_of_an_expanded_tensor_may_be_filled() -> None:
+    x = fb.ones(3, 4)
+    x.expand(2, 3, 4)[2:].fill_(5)
+    assert x.tolist() == [[1.0] * 4] * 3
+
+
 def test_numpy_shares_memory() -> None:
     a = np.arange(4.0)
     t = fb.from_numpy(a)
