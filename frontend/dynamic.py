@@ -59,9 +59,9 @@ class Family:
         self.found: list[tuple[Pattern, Any]] = []
 
     def find(self, sizes: Sizes) -> Any:
-        """What was compiled for a pattern that fits, or None."""
+        """What was compiled for a pattern that fits, with guards that hold, or None."""
         for pattern, entry in self.found:
-            if entry is not None and pattern.fits(sizes):
+            if entry is not None and pattern.fits(sizes) and entry.fits():
                 return entry
         return None
 
@@ -70,7 +70,7 @@ class Family:
         self.found.append((pattern, entry))
 
     def pattern(self, sizes: Sizes, whole: Sequence[bool]) -> Pattern | None:
-        """The pattern to compile for these sizes, or None: nothing differs from before, or it was tried already.
+        """The pattern to compile for these sizes, or None: nothing differs from before, or it was tried in vain.
 
         `whole`: which arguments are no views.
         """
@@ -90,6 +90,6 @@ class Family:
                     axes.append(size)
             shapes.append(tuple(axes))
         pattern = Pattern(tuple(shapes))
-        if not names or any(pattern == tried for tried, _ in self.found):
+        if not names or any(pattern == tried and entry is None for tried, entry in self.found):
             return None
         return pattern

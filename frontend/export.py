@@ -209,19 +209,21 @@ class Exported:
         name = name or (self.name if self._named else path.name.split(".")[0].removeprefix("lib"))
         path.parent.mkdir(parents=True, exist_ok=True)
         # First, so that a folder that cannot be written is found before the work is done.
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".h", dir=path.parent)
+        staged = [(_staged(path), path.with_suffix(".h"))]
         try:
             code = self.library(name, target, opt_level, beside.name if weights == "external" else None)
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-                stream.write(header(code.signature))
-            os.chmod(temporary, 0o666 & ~_umask())
-            triple = code.compilation.target.triple if target is not None else None
+            staged[0][0].write_text(header(code.signature), encoding="utf-8", newline="\n")
             if code.weights is not None:
-                _write_whole(beside, code.weights)
+                staged.append((_staged(path), beside))
+                staged[1][0].write_bytes(code.weights)
+            triple = code.compilation.target.triple if target is not None else None
             link_shared([code.object_code], path, exports=code.exports, target_triple=triple)
-            os.replace(temporary, path.with_suffix(".h"))
+            for temporary, final in staged:
+                os.chmod(temporary, 0o666 & ~_umask())
+                os.replace(temporary, final)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            for temporary, _ in staged:
+                temporary.unlink(missing_ok=True)
             raise
         return path
 
@@ -303,17 +305,11 @@ def _target(target: Any) -> Any:
     return cross_target(target)
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    """A file that is there with all its content, or not."""
+def _staged(path: Path) -> Path:
+    """An empty file of another name beside `path`."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    os.close(handle)
+    return Path(temporary)
 
 
 def _umask() -> int:

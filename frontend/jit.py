@@ -91,7 +91,7 @@ class _Entry:
 
     def run(self, arguments: Sequence[Tensor]) -> Any:
         """Call the executable and put everything in its place."""
-        cells = [arguments[c]._cell if isinstance(c, int) else c for c in self.cells]
+        cells = [_root(arguments[c]._cell) if isinstance(c, int) else c for c in self.cells]
         arrays = [content(cell.read()) for cell in cells]
         for source, element in self.providers:
             arrays.append(evaluation.array_of(source(), element))
@@ -103,7 +103,7 @@ class _Entry:
             value.data = array
             outputs.append(value)
         for (place, meta), value in zip(self.written, outputs):
-            cell = arguments[place]._cell if isinstance(place, int) else place
+            cell = _root(arguments[place]._cell) if isinstance(place, int) else place
             if meta is not None:
                 value.requires_grad, value.hooks = True, meta
             cell.value = value
@@ -136,11 +136,14 @@ def _returned(leaf: tuple[str, Any], outputs: list[Value], arguments: Sequence[T
 def _flatten(x: Any, tensors: list[Tensor]) -> Any:
     """A hashable description in which tensors are numbered."""
     if isinstance(x, Tensor):
-        cell = x._cell
-        number = len(tensors) if all(t._cell is not cell for t in tensors) else _first(tensors, x)
+        cell, root = x._cell, _root(x._cell)
+        number = len(tensors) if all(_root(t._cell) is not root for t in tensors) else _first(tensors, root)
         tensors.append(x)
         value = cell.value if cell.parent is None else cell.read()
         flows = value.requires_grad if x._chain is None else read(x).requires_grad
+        if cell is not root:  # a detached alias: what it is an alias of is the input
+            seen = root.value
+            return "alias", value.type, x._chain, flows, number, seen.type, seen.requires_grad, _parts(cell)
         return "tensor", value.type, x._chain, flows, number
     if isinstance(x, (list, tuple)):
         return type(x).__name__, tuple([_flatten(y, tensors) for y in x])
@@ -153,8 +156,24 @@ def _flatten(x: Any, tensors: list[Tensor]) -> Any:
     return type(x), x
 
 
-def _first(tensors: list[Tensor], x: Tensor) -> int:
-    return next(i for i, t in enumerate(tensors) if t._cell is x._cell)
+def _first(tensors: list[Tensor], root: Cell) -> int:
+    return next(i for i, t in enumerate(tensors) if _root(t._cell) is root)
+
+
+def _root(cell: Cell) -> Cell:
+    """The cell whose memory this is."""
+    while cell.parent is not None:
+        cell = cell.parent
+    return cell
+
+
+def _parts(cell: Cell) -> tuple[Any, ...]:
+    """Which part of which part of the root an alias is."""
+    found = []
+    while cell.parent is not None:
+        found.append((cell.through, cell.leaf is not None))
+        cell = cell.parent
+    return tuple(found)
 
 
 def _tree(x: Any, leaf: Callable[[Tensor], Any]) -> Any:
@@ -210,9 +229,9 @@ class Compiled:
         family = self._families.setdefault(without_sizes(key), Family())
         sizes = tuple([t._cell.value.type.shape for t in tensors])  # type: ignore[attr-defined]
         entry = family.find(sizes)
-        if entry is not None and entry.fits():
+        if entry is not None:
             return entry.run(tensors)
-        pattern = family.pattern(sizes, [t._chain is None for t in tensors])
+        pattern = family.pattern(sizes, [t._chain is None and t._cell.parent is None for t in tensors])
         if pattern is not None:
             entry = self._symbolic(tensors, pattern, args, kwargs)
             family.add(pattern, entry)
@@ -290,7 +309,7 @@ def _finish(trace: Trace, tensors: list[Tensor], returned: list[Any]) -> tuple[_
     `returned` has the function's result and is emptied, so that what is still alive then is somebody else's.
     """
     entry = _Entry()
-    numbers = {t._cell: i for i, t in reversed(list(enumerate(tensors)))}
+    numbers = {_root(t._cell): i for i, t in reversed(list(enumerate(tensors)))}
     place = {cell: numbers.get(cell, cell) for cell in trace.inputs}
     entry.cells = list(place.values())
     entry.kinds = [
@@ -385,7 +404,7 @@ def _fill_survivors(
     state.trace = None
     for cell, (before, _) in trace.inputs.items():
         cell.value = before
-    arrays = [content((tensors[c]._cell if isinstance(c, int) else c).read()) for c in extra.cells]
+    arrays = [content((_root(tensors[c]._cell) if isinstance(c, int) else c).read()) for c in extra.cells]
     arrays += [
         evaluation.array_of(source(), element) for source, element in extra.providers
     ] + extra.constants

@@ -111,17 +111,34 @@ def apply_chain(chain: Chain, value: Value) -> Value:
 
 def write_through(chain: Chain, base: Value, new: Value, uniform: bool = False) -> Value:
     """`base` with the part that `chain` shows replaced by `new`; `uniform` says that its elements are all equal."""
+    if uniform and any(isinstance(definition, BroadcastInDim) for definition in chain):
+        return _fill_through(chain, base, new)
     stages = [base]
     for definition in chain[:-1]:
         stages.append(record(definition, stages[-1]))
     for definition, under in zip(reversed(chain), reversed(stages)):
-        if uniform and isinstance(definition, BroadcastInDim):
-            zero = [0] * len(definition.shape)
-            first = build.reshape(build.slice(new, zero, [1] * len(zero)), ())
-            new = build.broadcast_to(first, build.shape_of(under))
-        else:
-            new = _inverse(definition, under, new)
+        new = _inverse(definition, under, new)
     return new
+
+
+def _fill_through(chain: Chain, base: Value, new: Value) -> Value:
+    """The same for equal elements and a chain that repeats some: an element is written if it is shown anywhere."""
+    shapes = [build.shape_of(base)]
+    value = base
+    for definition in chain[:-1]:
+        value = record(definition, value)
+        shapes.append(build.shape_of(value))
+    shown = build.constant(True, i1, build.shape_of(new))
+    for definition, shape in zip(reversed(chain), reversed(shapes)):
+        if isinstance(definition, BroadcastInDim):
+            kept = [axis for axis, n in zip(definition.dimensions, shape) if n == definition.shape[axis]]
+            repeated = [axis for axis in range(len(definition.shape)) if axis not in kept]
+            shown = build.reshape(build.reduce(shown, "any", repeated), shape)
+        else:
+            shown = _inverse(definition, build.constant(False, i1, shape), shown)
+    rank = len(build.shape_of(new))
+    first = build.reshape(build.slice(new, [0] * rank, [1] * rank), ())
+    return build.select(shown, build.broadcast_to(first, shapes[0]), base)
 
 
 def _inverse(definition: Any, base: Value, new: Value) -> Value:

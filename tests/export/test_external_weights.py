@@ -112,6 +112,18 @@ def test_reading_needs_the_c_library_only(library: Path) -> None:
     assert {n for n in needed if not n.startswith("pthread_")} <= ALLOWED | more
 
 
+def test_nothing_is_left_where_linking_fails(
+    model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("flambeau.runtime.linker.link_shared", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        fb.export(model, (fb.from_numpy(X),)).save(tmp_path / "net.so", weights="external")
+    assert list(tmp_path.iterdir()) == []
+
+
 MAIN = """
 #include <stdio.h>
 #include "net.h"

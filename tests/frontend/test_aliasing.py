@@ -162,6 +162,20 @@ def test_an_empty_part_of_an_expanded_tensor_may_be_filled() -> None:
     assert x.tolist() == [[1.0] * 4] * 3
 
 
+def test_a_part_of_an_expanded_tensor_may_be_filled() -> None:
+    for part in (
+        lambda x: x.expand(2, 3)[1:],
+        lambda x: x.expand(2, 3)[:, 1:],
+        lambda x: x.expand(4, 3).t()[0],
+    ):
+        both = []
+        for t in (torch, fb):
+            x = t.zeros(3)
+            part(x).fill_(5)
+            both.append(x.tolist())
+        assert both[0] == both[1] != [0.0] * 3
+
+
 def test_numpy_shares_memory() -> None:
     a = np.arange(4.0)
     t = fb.from_numpy(a)

@@ -64,6 +64,24 @@ def test_what_is_kept_of_a_returned_alias_is_real() -> None:
         assert kept["y"].tolist() == [2 * k] * 2
 
 
+def test_detached_arguments_are_themselves() -> None:
+    f = fb.compile(lambda x: x * 2)
+    for n, k in ((3, 1.0), (3, 5.0), (4, 7.0), (5, 9.0)):
+        owner = (fb.ones(n) * k).requires_grad_()
+        assert f(owner.detach()).tolist() == [2 * k] * n
+
+    def double(x: fb.Tensor, y: fb.Tensor) -> None:
+        x.mul_(2)
+        y.add_(1)
+
+    g = fb.compile(double)
+    for k in (1.0, 3.0):
+        owner = (fb.ones(2) * k).requires_grad_()
+        alias = owner.detach()
+        g(alias, alias[1:])
+        assert owner.tolist() == [2 * k, 2 * k + 1]
+
+
 def test_the_second_size_becomes_symbolic() -> None:
     calls = []
 
@@ -113,6 +131,12 @@ def test_a_training_step_takes_any_batch() -> None:
         y = fb.tensor(rng.integers(0, 3, n))
         found.append((plain(x, y).item(), compiled(x, y).item()))  # type: ignore[operator]
     np.testing.assert_allclose(*zip(*found, strict=True), rtol=1e-4)
+    traces = []
+    function = compiled.function
+    compiled.function = lambda x, y: traces.append(x.shape) or function(x, y)
+    for n in (7, 20, 11):
+        compiled(fb.ones(n, 4), fb.zeros(n, dtype=fb.int64))
+    assert traces == []
 
 
 def test_a_function_that_needs_its_sizes_is_compiled_for_each() -> None:
