@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from flambeau.compiler.diagnostics import CompilationError
@@ -59,11 +59,29 @@ def symbols_of(types: Sequence[TensorType]) -> tuple[Symbol, ...]:
     return tuple(found)
 
 
+def _in_attributes(graph: Graph) -> Iterator[Symbol]:
+    """The symbols in sizes that operations have as attributes: no type need show them (a count that something is divided
+    by)."""
+
+    def sizes(attribute: object) -> Iterator[Dim]:
+        if isinstance(attribute, Dim):
+            yield attribute
+        elif isinstance(attribute, tuple):
+            for part in attribute:
+                yield from sizes(part)
+
+    for operation in graph.operations:
+        for _, attribute in operation.definition.attribute_items():
+            for size in sizes(attribute):
+                yield from sorted(size.symbols(), key=lambda s: s.name)
+
+
 def lower_kernel(kernel: Kernel, name: str, target: TargetDescription) -> LoweredKernel:
     """Loop-level functions of one kernel for a CPU."""
     graph = kernel.graph
     every = [v for o in graph.operations for v in (*o.operands, *o.results)]
-    symbols = symbols_of([tensor_of(v) for v in (*graph.parameters, *graph.results, *every)])
+    in_types = symbols_of([tensor_of(v) for v in (*graph.parameters, *graph.results, *every)])
+    symbols = tuple(dict.fromkeys([*in_types, *_in_attributes(graph)]))
     b = LoopBuilder(fma=has_fma(target))
     e = ElementBuilder(b, f16_instructions=has_f16_conversion(target))
     ctx = LoweringContext(b, e, target)
