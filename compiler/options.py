@@ -23,7 +23,8 @@ class Options:
     - `opt_level`: LLVM's optimisation level, 0 to 3. Kernels are vectorised before LLVM sees them, so 1, a short pipeline,
       gives nearly the code of 3 in less than half of the time. A library has the bits of this process only if both were
       compiled at one level: where a sum may be contracted, the levels choose differently;
-    - `tune`: measure schedules instead of computing them.
+    - `tune`: measure schedules instead of computing them;
+    - `profile`: count each kernel's runs and seconds, and print them when the process ends (`flambeau.profiler`).
     """
 
     eager: bool = False
@@ -34,6 +35,7 @@ class Options:
     num_threads: int = 0
     opt_level: int = 1
     tune: bool = False
+    profile: bool = False
 
 
 def _from_environment() -> Options:

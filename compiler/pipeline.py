@@ -60,6 +60,8 @@ class Compilation:
     llvm: str = ""
     object_code: bytes = b""
     seconds: dict[str, float] = field(default_factory=dict)
+    #: The entry counts each kernel call's runs and nanoseconds (`targets/entry.py`).
+    profile: bool = False
 
     def size_of(self, expression: Index) -> Callable[[Sequence[int]], int]:
         """A function from the symbols' values to the value of a size."""
@@ -77,12 +79,13 @@ def compile_stages(
     stop_after: str = "object",
     opt_level: int = 1,
     entry: str = ENTRY,
+    profile: bool = False,
 ) -> Compilation:
     """Run the stages on `graph` for `target` (this machine if None), up to and including `stop_after`."""
     names = [name for name, _ in STAGES]
     if stop_after not in names:
         raise CompilationError(f"there is no stage {stop_after!r}; there are {', '.join(names)}")
-    c = Compilation(graph, target or host_target())
+    c = Compilation(graph, target or host_target(), profile=profile)
     for name in names[2 : names.index(stop_after) + 1]:
         started = time.perf_counter()
         _RUN[name](c, opt_level, entry)
@@ -167,7 +170,8 @@ def _llvm(c: Compilation, opt_level: int, entry: str) -> None:
             if symbol not in seen:
                 seen.add(symbol)
                 functions.append(function)
-    c.llvm = emit_ir(functions, c.target) + "\n" + emit_entry(entry, c.symbols, calls, copies)
+    text = emit_entry(entry, c.symbols, calls, copies, profile=c.profile)
+    c.llvm = emit_ir(functions, c.target) + "\n" + text
 
 
 def _object(c: Compilation, opt_level: int, entry: str) -> None:

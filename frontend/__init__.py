@@ -2,7 +2,7 @@
 
 from math import e, inf, nan, pi
 
-from flambeau import autograd, linalg, nn, optim, random, utils
+from flambeau import autograd, linalg, nn, optim, profiler, random, utils
 from flambeau.autograd import (
     enable_grad,
     inference_mode,

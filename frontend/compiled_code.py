@@ -100,8 +100,8 @@ def compiled(graph: Graph) -> tuple[CompiledCode, Compilation | None]:
     """Code for `graph` on this machine: from the cache (then without its compilation), or compiled now and kept."""
     target, opt_level = host_target(), options.current().opt_level
     knobs = options.current()
-    # A dump shows every stage, so it needs a compilation.
-    store = None if knobs.dump else disk_cache()
+    # A dump shows every stage, and a profile names the kernels: they need a compilation.
+    store = None if knobs.dump or knobs.profile else disk_cache()
     key = _key(graph, target, opt_level) if store is not None else ""
     if store is not None:
         data = store.get(key)
@@ -110,7 +110,7 @@ def compiled(graph: Graph) -> tuple[CompiledCode, Compilation | None]:
                 return CompiledCode.from_bytes(data), None
             except (ValueError, KeyError):  # an entry that is none is a miss
                 store.remove(key)
-    compilation = compile_stages(graph, target, opt_level=opt_level)
+    compilation = compile_stages(graph, target, opt_level=opt_level, profile=knobs.profile)
     code = CompiledCode.of(compilation)
     if knobs.dump:
         dump(compilation, knobs.dump)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from flambeau import profiler
 from flambeau.compiled_code import CompiledCode, compiled
 from flambeau.compiler.ir.core import Graph
 from flambeau.compiler.ir.dims import Dim, Index, evaluate
@@ -26,10 +27,10 @@ class Executable:
     `dims` are the values of `symbols`, the graph's symbolic dimensions.
     """
 
-    __slots__ = ("executor", "symbols", "_constants", "_constant_buffers", "_dim_sources")
+    __slots__ = ("executor", "module", "symbols", "_constants", "_constant_buffers", "_dim_sources")
 
     def __init__(self, graph: Graph, code: CompiledCode) -> None:
-        module = default_engine().add_object(
+        self.module = module = default_engine().add_object(
             code.object_code, symbols=threads.native_symbols(), exports=[ENTRY]
         )
         self.symbols = symbols_of([tensor_of(p) for p in graph.parameters])
@@ -73,8 +74,11 @@ def _source(graph: Graph, number: int) -> tuple[int, int]:
 
 def compile_graph(graph: Graph) -> Executable:
     """Compile `graph` for this machine and load it."""
-    code, _ = compiled(graph)
-    return Executable(graph, code)
+    code, compilation = compiled(graph)
+    executable = Executable(graph, code)
+    if compilation is not None and compilation.profile:
+        profiler.watch(executable.module, compilation)
+    return executable
 
 
 #: Bytes of a result up to which it is an array of NumPy's own.

@@ -5,6 +5,7 @@ Its signature is the runtime's (`flambeau.runtime.abi`): ``i32 (ptr args, ptr di
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,10 @@ class EntryCopy:
     source: int
     target: int
     size: Index
+
+
+#: Where an entry that profiles counts: two 64-bit numbers for each kernel call, its runs and its nanoseconds.
+PROFILE = "flambeau_profile"
 
 
 class EntryWriter:
@@ -97,15 +102,23 @@ def emit_entry(
     calls: Sequence[EntryCall],
     copies: Sequence[EntryCopy] = (),
     attributes: str = "",
+    *,
+    profile: bool = False,
 ) -> str:
-    """LLVM IR text of the entry; the kernels are functions of the same module."""
+    """LLVM IR text of the entry; the kernels are functions of the same module.
+
+    `profile`: it counts in `PROFILE`, by the C library's monotonic clock, so this is for code that runs in this process.
+    """
     w = EntryWriter(symbols)
-    for call in calls:
+    clock = _Clock(w) if profile else None
+    for number, call in enumerate(calls):
         operands = [f"ptr {w.place(p)}" for p in call.buffers]
         operands.append(f"ptr {w.arena(call.workspace)}" if call.workspace is not None else "ptr null")
         operands.append("ptr %pool")
         operands.extend(f"i64 {w.dims[s]}" for s in call.symbols)
         w.lines.append(f"  call void @{call.kernel}({', '.join(operands)})")
+        if clock is not None:
+            clock.count(number)
     for copy in copies:
         source, target = w.argument(copy.source), w.argument(copy.target)
         w.lines.append(
@@ -113,4 +126,35 @@ def emit_entry(
         )
     body = "\n".join(w.lines)
     declare = "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)\n\n" if copies else ""
+    if profile:
+        declare += f"@{PROFILE} = global [{2 * len(calls)} x i64] zeroinitializer\n"
+        declare += "declare i32 @clock_gettime(i32, ptr)\n\n"
     return f"{declare}define i32 @{name}(ptr %args, ptr %dims, ptr %arena, ptr %pool) {attributes} {{\n{body}\n  ret i32 0\n}}\n"
+
+
+class _Clock:
+    """Emits the reading of a clock: after each call, what has passed since the last reading."""
+
+    def __init__(self, w: EntryWriter) -> None:
+        self.w = w
+        self.memory = w.define("alloca [2 x i64]")
+        self.last = self._read()
+
+    def _read(self) -> str:
+        w = self.w
+        w.lines.append(f"  call i32 @clock_gettime(i32 {time.CLOCK_MONOTONIC}, ptr {self.memory})")
+        seconds = w.define(f"load i64, ptr {self.memory}")
+        address = w.define(f"getelementptr i64, ptr {self.memory}, i64 1")
+        rest = w.define(f"load i64, ptr {address}")
+        whole = w.define(f"mul i64 {seconds}, 1000000000")
+        return w.define(f"add i64 {whole}, {rest}")
+
+    def count(self, number: int) -> None:
+        """One more run of call `number`, which has just ended."""
+        w, now = self.w, self._read()
+        passed = w.define(f"sub i64 {now}, {self.last}")
+        for at, amount in ((2 * number, "1"), (2 * number + 1, passed)):
+            address = w.define(f"getelementptr i64, ptr @{PROFILE}, i64 {at}")
+            total = w.define(f"load i64, ptr {address}")
+            w.lines.append(f"  store i64 {w.define(f'add i64 {total}, {amount}')}, ptr {address}")
+        self.last = now
