@@ -23,6 +23,7 @@ from flambeau.compiler.passes.decompose import decompose
 from flambeau.compiler.passes.fuse import Program, fuse
 from flambeau.compiler.passes.plan import MemoryPlan, byte_size, plan
 from flambeau.compiler.passes.simplify import simplify
+from flambeau.compiler.passes.simplify_scans import simplify_scans
 from flambeau.compiler.passes.split_reductions import split_reductions
 from flambeau.compiler.passes.split_windows import split_windows
 from flambeau.compiler.targets.cpu import emit_ir
@@ -94,7 +95,8 @@ def compile_stages(
 
 
 def _simplify(c: Compilation, opt_level: int, entry: str) -> None:
-    graph = simplify(split_windows(split_reductions(decompose(simplify(c.graph)))))
+    graph = simplify_scans(decompose(simplify(c.graph)))
+    graph = simplify(split_windows(split_reductions(graph)))
     c.simplified, c.constants = _hoist_constants(graph)
     c.symbols = symbols_of([tensor_of(p) for p in c.graph.parameters])
 

@@ -11,8 +11,7 @@ import math
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from flambeau.compiler.dialects.graph.autograd_ops import CustomGradient, StopGr
 from flambeau.compiler.dialects.graph.constants import Constant, DimensionValue, Literal
 from flambeau.compiler.dialects.graph.shape import Reshape, Slice
 from flambeau.compiler.ir import interpreter
-from flambeau.compiler.ir.core import Graph, Operation, Tracing, Value, create, infer_types, rebuild, tracing
+from flambeau.compiler.ir.core import Graph, Operation, Tracing, Value, create, infer_types, rebuild, untraced
 from flambeau.compiler.ir.dims import Dim
 from flambeau.compiler.ir.types import ElementType, tensor
 from flambeau.reverse import Meta, reverse
@@ -116,17 +115,7 @@ def _part(definition: Any, value: Value) -> Value:
 
 
 Tracing.record = staticmethod(record)
-
-
-@contextmanager
-def not_recording() -> Iterator[None]:
-    """Inside, graphs are made by passes and not by the user's program."""
-    before = tracing.record
-    tracing.record = None
-    try:
-        yield
-    finally:
-        tracing.record = before
+not_recording = untraced
 
 
 def leaf(array: Array, element: ElementType) -> Value:

@@ -7,7 +7,8 @@ Loop level: a `Block` holds operations in order, and operations may have regions
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from flambeau.compiler.diagnostics import FlambeauError, Location
@@ -153,6 +154,25 @@ def apply(definition: OpDef, *operands: Value) -> Value:
     return create(definition, *operands, location=location).result
 
 
+def apply_all(definition: OpDef, *operands: Value) -> tuple[Value, ...]:
+    """As `apply`, for an operation with several results."""
+    first = tracing.record(definition, *operands) if tracing.record is not None else None
+    if first is not None and first.owner is not None:
+        return first.owner.results
+    location = next((v.owner._location for v in operands if v.owner is not None), None)
+    return create(definition, *operands, location=location).results
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """Inside, operations are made by passes and not by the user's program: no recorder gives them the caller's place."""
+    recorder, tracing.record = tracing.record, None
+    try:
+        yield
+    finally:
+        tracing.record = recorder
+
+
 class Graph:
     """A function of the graph level: parameters, results, and everything that the results depend on."""
 
@@ -194,6 +214,9 @@ class Graph:
 
     def __eq__(self, other: object) -> bool:
         return self is other or (isinstance(other, Graph) and self.key() == other.key())
+
+    def __repr__(self) -> str:
+        return f"Graph{self.key()!r}"  # the same in every process: a graph may be an operation's attribute
 
 
 def topological(results: Sequence[Value], stop: set[Value]) -> list[Operation]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from flambeau.compiler.diagnostics import VerificationError
 from flambeau.compiler.ir import dims
-from flambeau.compiler.ir.core import Graph, Operation, Value
+from flambeau.compiler.ir.core import Graph, Operation, Value, create, rebuild
 from flambeau.compiler.ir.dims import Dim
 from flambeau.compiler.ir.opdef import OpDef
 from flambeau.compiler.ir.types import TensorType, from_numpy, tensor
@@ -77,7 +77,26 @@ def _specialised(value: Any, binding: dict[str, int]) -> Any:
     if isinstance(value, tuple):
         new = tuple([_specialised(v, binding) for v in value])
         return value if all(a is b for a, b in zip(new, value)) else new
+    if isinstance(value, Graph):
+        return _specialised_graph(value, binding)
     return value
+
+
+def _specialised_graph(graph: Graph, binding: dict[str, int]) -> Graph:
+    """The graph with numbers for symbols in its types and attributes; itself if there are none."""
+
+    def replace(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
+        definition = specialise(operation.definition, binding)
+        return None if definition is operation.definition else create(definition, *operands).results
+
+    types = [_tensor_type(p) for p in graph.parameters]
+    numbers = [t if t.is_static else t.with_shape(static_shape(t, binding)) for t in types]
+    parameters = [p if a is b else Value(b) for p, a, b in zip(graph.parameters, types, numbers)]
+    if all(a is b for a, b in zip(parameters, graph.parameters)):
+        new = rebuild(graph, replace)
+    else:
+        new = rebuild(graph, replace, parameters)
+    return graph if new.key() == graph.key() else new
 
 
 def run_operation(

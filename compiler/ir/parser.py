@@ -210,7 +210,11 @@ class _Parser:
         blocks: list[Block] = []
         if self.accept("("):
             with self.nested():
+                outside = self.scopes
+                if _graph_attributes(name):  # a graph refers to nothing outside of it
+                    self.scopes = []
                 blocks = self.listed(")", self.region)
+                self.scopes = outside
         self.take(":")
         type = self.function_type()
         return (name, operands, attributes, blocks, type), self.location()
@@ -239,6 +243,17 @@ class _Parser:
             block.operations.append(self.operation())
         self.scopes.pop()
         return block
+
+    def body(self, name: str, block: Block, token: Token) -> Graph:
+        """The graph that a region of a graph operation is."""
+        last = block.operations[-1] if block.operations else None
+        if last is None or last.name != "scf.yield":
+            raise self.error(f'a region of "{name}" ends in "scf.yield"', token)
+        if any(not isinstance(o.definition, GraphOp) for o in block.operations[:-1]):
+            raise self.error(f'a region of "{name}" holds graph operations', token)
+        if any(not isinstance(v.type, TensorType) for v in (*block.arguments, *last.operands)):
+            raise self.error(f'the arguments and results of a region of "{name}" are tensors', token)
+        return Graph(block.arguments, last.operands, "body")
 
     def location(self) -> Location | None:
         if not (self.token.text == "loc" and self.token.kind == "word"):
@@ -284,6 +299,12 @@ class _Parser:
         cls = REGISTRY.get(name)
         if cls is None:
             raise self.error(f'there is no operation "{name}"', token)
+        graphs = _graph_attributes(name)
+        if graphs:
+            if len(graphs) != len(blocks):
+                raise self.error(f'"{name}" has {len(graphs)} regions, found {len(blocks)}', token)
+            bodies = [self.body(name, block, token) for block in blocks]
+            attributes, blocks = {**attributes, **dict(zip(graphs, bodies, strict=True))}, ()
         try:
             definition = cls(**attributes)
             if not getattr(definition, "explicit_results", False):
@@ -475,6 +496,12 @@ class _Parser:
             self.at += 1
             return self.floating(token)
         raise self.error(f"expected an element, found {token.text or 'the end'!r}")
+
+
+def _graph_attributes(name: str) -> list[str]:
+    """The attributes of an operation that are graphs, which text shows as regions."""
+    cls = REGISTRY.get(name)
+    return [] if cls is None else [f.name for f in cls.attribute_fields() if f.type in ("Graph", Graph)]
 
 
 class _Nesting:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from flambeau.compiler.diagnostics import CompilationError
-from flambeau.compiler.ir.core import Graph, tracing
+from flambeau.compiler.ir.core import Graph, untraced
 from flambeau.compiler.ir.verifier import verify_graph
 
 
@@ -37,12 +37,8 @@ class PassManager:
         """The graph after all passes. With `verify`, VerificationError if one breaks a rule."""
         for item in self.passes:
             started = time.perf_counter()
-            # What a pass makes is not the user's program: no recorder gives it the caller's place.
-            recorder, tracing.record = tracing.record, None
-            try:
+            with untraced():
                 graph = item.run(graph)
-            finally:
-                tracing.record = recorder
             self.seconds.append((item.name, time.perf_counter() - started))
             if self.verify:
                 verify_graph(graph)

@@ -54,9 +54,7 @@ class _Printer:
         self._arguments(graph.parameters, 1)
         for operation in graph.operations:
             self.operation(operation, 2)
-        types = ", ".join(_type(r.type) for r in graph.results)
-        values = ", ".join(self.name(r) for r in graph.results)
-        self.lines.append(f'    "func.return"({values}) : ({types}) -> ()')
+        self._end("func.return", graph, 2)
         self.lines.append("  }) : () -> ()")
 
     def _arguments(self, values: Sequence[Value], indent: int) -> None:
@@ -68,14 +66,20 @@ class _Printer:
         operands = ", ".join(self.name(v) for v in operation.operands)
         results = ", ".join(self.name(v) for v in operation.results)
         head = f'{pad}{results + " = " if results else ""}"{operation.name}"({operands})'
-        items = ", ".join(f"{k} = {attribute(v)}" for k, v in operation.definition.attributes.items())
+        attributes = operation.definition.attributes
+        bodies = [v for v in attributes.values() if isinstance(v, Graph)]
+        items = ", ".join(f"{k} = {attribute(v)}" for k, v in attributes.items() if not isinstance(v, Graph))
         if items:
             head += f" <{{{items}}}>"
         tail = f" : {_signature(operation)}{self._location(operation.location)}"
-        if not operation.regions:
+        if not operation.regions and not bodies:
             self.lines.append(head + tail)
             return
         self.lines.append(head + " ({")
+        for number, body in enumerate(bodies):
+            if number:
+                self.lines.append(f"{pad}}}, {{")
+            self.body(body, indent)
         for number, region in enumerate(operation.regions):
             if number:
                 self.lines.append(f"{pad}}}, {{")
@@ -86,6 +90,18 @@ class _Printer:
         self._arguments(block.arguments, indent)
         for operation in block.operations:
             self.operation(operation, indent + 1)
+
+    def body(self, graph: Graph, indent: int) -> None:
+        """A graph that is an operation's attribute, as its region, ended by `scf.yield`."""
+        self._arguments(graph.parameters, indent)
+        for operation in graph.operations:
+            self.operation(operation, indent + 1)
+        self._end("scf.yield", graph, indent + 1)
+
+    def _end(self, name: str, graph: Graph, indent: int) -> None:
+        types = ", ".join(_type(r.type) for r in graph.results)
+        values = ", ".join(self.name(r) for r in graph.results)
+        self.lines.append(f'{"  " * indent}"{name}"({values}) : ({types}) -> ()')
 
     def _location(self, location: Location | None) -> str:
         if location is None or not self.locations:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from flambeau.compiler.diagnostics import CompilationError
-from flambeau.compiler.ir.builder import LoopBuilder
+from flambeau.compiler.dialects.graph.scan import Scan
+from flambeau.compiler.ir.builder import Function, LoopBuilder
 from flambeau.compiler.ir.core import Graph, Operation, Value
 from flambeau.compiler.ir.dims import Dim, Index, Symbol, of_symbol
 from flambeau.compiler.ir.types import TensorType, memref
@@ -16,6 +17,7 @@ from flambeau.compiler.lowering.context import LoweringContext, tensor_of
 from flambeau.compiler.lowering.contractions import lower_contraction, workspace_bytes
 from flambeau.compiler.lowering.elements import ElementBuilder
 from flambeau.compiler.lowering.rows import lower_elements, lower_rows
+from flambeau.compiler.lowering.scan_loop import Step, StepEmitter, StepKernel, cut_body
 from flambeau.compiler.lowering.scans import lower_arg_reduce, lower_cumulative
 from flambeau.compiler.lowering.scattering import lower_scatter
 from flambeau.compiler.lowering.sorting import lower_sort, sort_workspace
@@ -59,29 +61,30 @@ def symbols_of(types: Sequence[TensorType]) -> tuple[Symbol, ...]:
     return tuple(found)
 
 
-def _in_attributes(graph: Graph) -> Iterator[Symbol]:
-    """The symbols in sizes that operations have as attributes: no type need show them (a count that something is divided
-    by)."""
+def _all_symbols(graph: Graph) -> Iterator[Symbol]:
+    """The symbols in a graph's types, then those in sizes that operations have as attributes: no type need show them (a
+    count that something is divided by)."""
+    every = [v for o in graph.operations for v in (*o.operands, *o.results)]
+    yield from symbols_of([tensor_of(v) for v in (*graph.parameters, *graph.results, *every)])
 
-    def sizes(attribute: object) -> Iterator[Dim]:
+    def inside(attribute: object) -> Iterator[Symbol]:
         if isinstance(attribute, Dim):
-            yield attribute
+            yield from sorted(attribute.symbols(), key=lambda s: s.name)
         elif isinstance(attribute, tuple):
             for part in attribute:
-                yield from sizes(part)
+                yield from inside(part)
+        elif isinstance(attribute, Graph):
+            yield from _all_symbols(attribute)
 
     for operation in graph.operations:
         for _, attribute in operation.definition.attribute_items():
-            for size in sizes(attribute):
-                yield from sorted(size.symbols(), key=lambda s: s.name)
+            yield from inside(attribute)
 
 
 def lower_kernel(kernel: Kernel, name: str, target: TargetDescription) -> LoweredKernel:
     """Loop-level functions of one kernel for a CPU."""
     graph = kernel.graph
-    every = [v for o in graph.operations for v in (*o.operands, *o.results)]
-    in_types = symbols_of([tensor_of(v) for v in (*graph.parameters, *graph.results, *every)])
-    symbols = tuple(dict.fromkeys([*in_types, *_in_attributes(graph)]))
+    symbols = tuple(dict.fromkeys(_all_symbols(graph)))
     b = LoopBuilder(fma=has_fma(target))
     e = ElementBuilder(b, f16_instructions=has_f16_conversion(target))
     ctx = LoweringContext(b, e, target)
@@ -90,6 +93,7 @@ def lower_kernel(kernel: Kernel, name: str, target: TargetDescription) -> Lowere
     names = [f"in{i}" for i in range(len(graph.parameters))] + [f"out{i}" for i in range(len(graph.results))]
     single = SINGLE.get(kernel.family)
     workspace: Index = 0
+    inner: tuple[Operation, ...] = ()
     reads_only = [False] * len(graph.parameters)
     aliasing = [*reads_only, *[True] * len(graph.results), True, False]
     with b.function(
@@ -115,9 +119,28 @@ def lower_kernel(kernel: Kernel, name: str, target: TargetDescription) -> Lowere
             lower(ctx, anchor, function["workspace"] if workspace != 0 else None)
         elif kernel.family in ("element", "rows"):
             _lower_group(ctx, kernel)
+        elif kernel.family == "scan":
+            step = _lower_scan(ctx, kernel, name, function)
+            inner, workspace = step.functions, step.workspace
         else:
             raise CompilationError(f"no lowering for kernels of the family {kernel.family!r}")
-    return LoweredKernel(name, tuple(b.functions), symbols, workspace)
+    return LoweredKernel(name, (*inner, *b.functions), symbols, workspace)
+
+
+def _lower_scan(ctx: LoweringContext, kernel: Kernel, name: str, function: Function) -> Step:
+    """The loop of a scan, and the kernels of its body."""
+    operation = kernel.graph.results[0].owner
+    assert operation is not None and isinstance(operation.definition, Scan)
+
+    def lower(inner: Kernel, number: int) -> StepKernel:
+        lowered = lower_kernel(inner, f"{name}_{number}", ctx.target)
+        return StepKernel(lowered.name, lowered.functions, lowered.symbols, lowered.workspace)
+
+    step = cut_body(operation.definition, lower)
+    operands = [ctx.memory[v] for v in operation.operands]
+    results = [ctx.memory[v] for v in operation.results]
+    StepEmitter(ctx, step, operands, results, function["workspace"], function["pool"]).emit()
+    return step
 
 
 def _lower_group(ctx: LoweringContext, kernel: Kernel) -> None:

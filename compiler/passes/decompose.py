@@ -9,6 +9,7 @@ from typing import ClassVar
 from flambeau.compiler.dialects.graph.base import GraphOp
 from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild
 from flambeau.compiler.ir.passes import Pass
+from flambeau.compiler.passes.bodies import through_bodies
 
 
 def decompose(graph: Graph) -> Graph:
@@ -18,13 +19,13 @@ def decompose(graph: Graph) -> Graph:
         definition = operation.definition
         assert isinstance(definition, GraphOp)
         if not definition.is_composite:
-            return None
+            return through_bodies(operation, operands, decompose)
         values = definition.decompose(*operands)
         return (values,) if isinstance(values, Value) else tuple(values)
 
     while any(o.definition.is_composite for o in graph.operations if isinstance(o.definition, GraphOp)):
         graph = rebuild(graph, replace)
-    return graph
+    return rebuild(graph, replace)  # bodies
 
 
 @dataclass(frozen=True)

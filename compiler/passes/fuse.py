@@ -155,7 +155,7 @@ def _deserves_memory(value: Value, operation: Operation, reads: Reads, users: li
     for user in users:
         family = family_of(user)
         # These read an operand's element many times, or need it to lie in memory.
-        if family in ("sort", "scatter", "cumulative") and reads.operations > 0:
+        if family in ("sort", "scatter", "cumulative", "scan") and reads.operations > 0:
             return True
         if family == "contraction" and cost > 1:
             return True

@@ -24,8 +24,8 @@ def simplify(graph: Graph) -> Graph:
     known: dict[tuple[Any, ...], Sequence[Value]] = {}
 
     def replace(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value]:
-        definition = operation.definition
-        assert isinstance(definition, GraphOp)
+        assert isinstance(operation.definition, GraphOp)
+        definition = operation.definition.map_bodies(simplify)
         for _ in range(8):  # a fold may give something that folds again
             key = (definition, operands)
             found = known.get(key)

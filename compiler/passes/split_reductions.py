@@ -13,6 +13,7 @@ from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.reduction import Reduce
 from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild
 from flambeau.compiler.ir.passes import Pass
+from flambeau.compiler.passes.bodies import through_bodies
 
 #: Reductions of fewer elements stay whole.
 LEAST = 1 << 18
@@ -30,7 +31,7 @@ def split_reductions(graph: Graph) -> Graph:
     def replace(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
         definition = operation.definition
         if not isinstance(definition, Reduce):
-            return None
+            return through_bodies(operation, operands, split_reductions)
         split = _split(definition, operands[0])
         return None if split is None else (split,)
 

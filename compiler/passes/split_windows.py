@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from flambeau.compiler.dialects.graph.reduce_window import ReduceWindow
 from flambeau.compiler.ir.core import Graph, Operation, Value, apply, rebuild
 from flambeau.compiler.ir.passes import Pass
+from flambeau.compiler.passes.bodies import through_bodies
 
 
 def split_windows(graph: Graph) -> Graph:
@@ -16,7 +17,9 @@ def split_windows(graph: Graph) -> Graph:
 
     def replace(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
         window = operation.definition
-        if not isinstance(window, ReduceWindow) or window.kind == "sum":
+        if not isinstance(window, ReduceWindow):
+            return through_bodies(operation, operands, split_windows)
+        if window.kind == "sum":
             return None
         axes = [a for a, n in enumerate(window.window_dimensions) if n > 1]
         if len(axes) < 2:

@@ -14,6 +14,7 @@ from flambeau.compiler.dialects.graph import pointwise_math as pointwise_math
 from flambeau.compiler.dialects.graph import random_bits as random_bits
 from flambeau.compiler.dialects.graph import reduce_window as reduce_window
 from flambeau.compiler.dialects.graph import reduction as reduction
+from flambeau.compiler.dialects.graph import scan as scan
 from flambeau.compiler.dialects.graph import shape as shape
 from flambeau.compiler.dialects.graph import sorting as sorting
 from flambeau.compiler.dialects.graph import special as special

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from flambeau.compiler.diagnostics import NotDifferentiableError
-from flambeau.compiler.ir.core import Value
+from flambeau.compiler.ir.core import Graph, Value
 from flambeau.compiler.ir.dims import Index
 from flambeau.compiler.ir.opdef import OpDef
 from flambeau.compiler.ir.types import ElementType, TensorType
@@ -80,6 +80,10 @@ class GraphOp(OpDef):
     def decompose(self, *operands: Value) -> Value | Sequence[Value]:
         """The same result from other graph operations (composites only)."""
         raise NotImplementedError(f"{self.name} is primitive")
+
+    def map_bodies(self, transform: Callable[[Graph], Graph]) -> GraphOp:
+        """The operation with `transform` applied to the graphs that it has as attributes: how passes reach them."""
+        return self
 
     def element_at(self, b: Any, index: tuple[Index, ...], *operands: Any) -> Any:
         """One result element. `operands` are accessors: ``x(index) -> scalar``, with `x.type` the TensorType.

@@ -23,3 +23,8 @@ F = _Functional()
 def torch_einsum(equation: str, *operands: Any) -> Any:
     """`torch.einsum`."""
     return importlib.import_module("torch").einsum(equation, *operands)
+
+
+def torch_stack(tensors: Any) -> Any:
+    """`torch.stack` along a new first axis."""
+    return importlib.import_module("torch").stack(tensors)
