@@ -247,7 +247,41 @@ def _merge(items: list[_Item]) -> list[_Group]:
         group.depends |= producers - {target}
         for value in item.values:
             home[value] = target
-    return [groups[n] for n in _ordered(groups)]
+        for other in sorted(producers - {target}):
+            if _fit_together(groups, target, other):
+                _absorb(groups, target, other)
+                home.update((v, target) for i in group.items for v in i.values)
+    return [groups[n] for n in _ordered(groups) if groups[n].items]
+
+
+def _fit_together(groups: list[_Group], target: int, other: int) -> bool:
+    """May two groups of elementwise results, both of which one item reads, be one? (A moment and a parameter that an
+    optimizer updates from one gradient.)"""
+    a, b = groups[target], groups[other]
+    if a.family != "element" or b.family != "element" or len(a.items) + len(b.items) > 12:
+        return False
+    members = [*a.items, *b.items]
+    if domain_of([i.values for i in members]) is not None:
+        return False
+    whole = _Group(members, "element")
+    return (
+        all(_same_positions(whole, item) for item in members)
+        and not _reaches(groups, a.depends - {other}, other)
+        and not _reaches(groups, b.depends - {target}, target)
+    )
+
+
+def _absorb(groups: list[_Group], target: int, other: int) -> None:
+    """The items of group `other` become `target`'s; everybody who depends on it depends on `target`."""
+    a, b = groups[target], groups[other]
+    a.items += b.items
+    a.depends |= b.depends
+    b.items, b.depends = [], set()
+    for group in groups:
+        if other in group.depends:
+            group.depends.discard(other)
+            group.depends.add(target)
+    a.depends -= {target, other}
 
 
 def _reaches(groups: list[_Group], start: set[int], goal: int) -> bool:

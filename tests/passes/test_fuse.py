@@ -80,6 +80,28 @@ def test_equal_kernels_have_equal_keys() -> None:
     assert first.kernel.key() == second.kernel.key()
 
 
+def test_an_optimizers_update_is_one_kernel() -> None:
+    p, g, m, v = value(5, 7), value(5, 7), value(5, 7), value(5, 7)
+    first = build.add(m, build.mul(build.sub(g, m), 0.1))
+    second = build.add(build.mul(v, 0.99), build.mul(build.mul(g, g), 0.01))
+    new = build.sub(p, build.div(first, build.add(build.sqrt(second), 1e-8)))
+    found = program(Graph([p, g, m, v], [first, second, new]))
+    assert [len(call.results) for call in found.calls] == [3]
+
+
+def test_kernels_with_another_between_them_stay_apart() -> None:
+    x, y = value(8, 16), value(8, 16)
+    first, second = build.exp(x), build.exp(y)
+    total = build.expand_reduced(build.reduce_sum(second, (0,)), (8, 16), (0,))
+    between = build.mul(build.tanh(total), x)
+    last = build.add(build.add(first, second), between)
+    found = program(Graph([x, y], [first, second, between, last]))
+    done: set[Value] = {x, y}
+    for call in found.calls:
+        assert done.issuperset(call.operands)
+        done.update(call.results)
+
+
 @st.composite
 def graphs(draw: st.DrawFn) -> Graph:
     """Chains of pointwise operations, row and column reductions, and their broadcasts."""
