@@ -9,8 +9,10 @@ from flambeau.runtime.engine import LoadedModule, default_engine
 
 # ctx of every body: { ptr workers, ptr visits, ptr pool, ptr values, ptr partials }
 BODIES = """
-%ctx = type { ptr, ptr, ptr, ptr, ptr }
+%ctx = type { ptr, ptr, ptr, ptr }
 declare void @fb_parallel_for(ptr, ptr, ptr, i64)
+declare i32 @sched_yield()
+declare i32 @sched_getcpu()
 
 ; workers[i] = worker and visits[i] += 1 (not atomically: each i has one owner) for i in [begin, end)
 define void @mark(ptr %ctx, i64 %begin, i64 %end, i64 %worker) {
@@ -60,26 +62,80 @@ exit:
   ret void
 }
 
-; partials[worker] = sum of values[begin:end], in f32, in order
-define void @sum(ptr %ctx, i64 %begin, i64 %end, i64 %worker) {
+; as mark, but index 2 waits until `visits` has the four others of [0, 5), and says in values[0] that it saw them
+define void @gather(ptr %ctx, i64 %begin, i64 %end, i64 %worker) {
 entry:
+  %visits.p = getelementptr %ctx, ptr %ctx, i32 0, i32 1
+  %visits = load ptr, ptr %visits.p
   %values.p = getelementptr %ctx, ptr %ctx, i32 0, i32 3
   %values = load ptr, ptr %values.p
-  %partials.p = getelementptr %ctx, ptr %ctx, i32 0, i32 4
-  %partials = load ptr, ptr %partials.p
   br label %loop
 loop:
-  %i = phi i64 [ %begin, %entry ], [ %next, %loop ]
-  %s = phi float [ 0.0, %entry ], [ %t, %loop ]
-  %p = getelementptr float, ptr %values, i64 %i
-  %x = load float, ptr %p
-  %t = fadd float %s, %x
+  %i = phi i64 [ %begin, %entry ], [ %next, %done ]
+  %special = icmp eq i64 %i, 2
+  br i1 %special, label %wait, label %done
+wait:
+  %tries = phi i64 [ 0, %loop ], [ %tries.next, %more ]
+  %sum = phi i64 [ 0, %loop ], [ %sum.1, %more ]
+  %v0.p = getelementptr i64, ptr %visits, i64 0
+  %v1.p = getelementptr i64, ptr %visits, i64 1
+  %v3.p = getelementptr i64, ptr %visits, i64 3
+  %v4.p = getelementptr i64, ptr %visits, i64 4
+  %v0 = load atomic i64, ptr %v0.p acquire, align 8
+  %v1 = load atomic i64, ptr %v1.p acquire, align 8
+  %v3 = load atomic i64, ptr %v3.p acquire, align 8
+  %v4 = load atomic i64, ptr %v4.p acquire, align 8
+  %a = add i64 %v0, %v1
+  %b = add i64 %v3, %v4
+  %sum.1 = add i64 %a, %b
+  %all = icmp eq i64 %sum.1, 4
+  br i1 %all, label %seen, label %more
+more:
+  %y = call i32 @sched_yield()
+  %tries.next = add i64 %tries, 1
+  %again = icmp ult i64 %tries.next, 10000000
+  br i1 %again, label %wait, label %done
+seen:
+  store float 1.0, ptr %values
+  br label %done
+done:
+  %v = getelementptr i64, ptr %visits, i64 %i
+  store atomic i64 1, ptr %v release, align 8
   %next = add i64 %i, 1
-  %more = icmp ult i64 %next, %end
-  br i1 %more, label %loop, label %exit
+  %left = icmp ult i64 %next, %end
+  br i1 %left, label %loop, label %exit
 exit:
-  %q = getelementptr float, ptr %partials, i64 %worker
-  store float %t, ptr %q
+  ret void
+}
+
+; workers[i] = the CPU that index i ran on, after some microseconds of work
+define void @where(ptr %ctx, i64 %begin, i64 %end, i64 %worker) {
+entry:
+  %workers = load ptr, ptr %ctx
+  %visits.p = getelementptr %ctx, ptr %ctx, i32 0, i32 1
+  %visits = load ptr, ptr %visits.p
+  br label %loop
+loop:
+  %i = phi i64 [ %begin, %entry ], [ %next, %step ]
+  br label %spin
+spin:
+  %k = phi i64 [ 0, %loop ], [ %k.next, %spin ]
+  %k.next = add i64 %k, 1
+  %v = getelementptr i64, ptr %visits, i64 %i
+  store volatile i64 %k, ptr %v
+  %more = icmp ult i64 %k.next, 20000
+  br i1 %more, label %spin, label %step
+step:
+  %cpu = call i32 @sched_getcpu()
+  %wide = sext i32 %cpu to i64
+  %cpu.by.worker = shl i64 %wide, 16
+  %both = or i64 %cpu.by.worker, %worker
+  %w = getelementptr i64, ptr %workers, i64 %i
+  store i64 %both, ptr %w
+  %next = add i64 %i, 1
+  %left = icmp ult i64 %next, %end
+  br i1 %left, label %loop, label %exit
+exit:
   ret void
 }
 
@@ -91,8 +147,12 @@ define void @run_nest(ptr %pool, ptr %ctx, i64 %n) {
   call void @fb_parallel_for(ptr %pool, ptr @nest, ptr %ctx, i64 %n)
   ret void
 }
-define void @run_sum(ptr %pool, ptr %ctx, i64 %n) {
-  call void @fb_parallel_for(ptr %pool, ptr @sum, ptr %ctx, i64 %n)
+define void @run_gather(ptr %pool, ptr %ctx, i64 %n) {
+  call void @fb_parallel_for(ptr %pool, ptr @gather, ptr %ctx, i64 %n)
+  ret void
+}
+define void @run_where(ptr %pool, ptr %ctx, i64 %n) {
+  call void @fb_parallel_for(ptr %pool, ptr @where, ptr %ctx, i64 %n)
   ret void
 }
 define void @repeat_mark(ptr %pool, ptr %ctx, i64 %n, i64 %times) {
