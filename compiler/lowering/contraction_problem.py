@@ -32,6 +32,10 @@ class Plain:
     unit_depth: bool = False
 
 
+#: ``touches(batch, m, n)``: the elements that the epilogue of one sum reads and writes: (buffer, index, is it written).
+Touches = Callable[[Batch, Index, Index], "Sequence[tuple[Buffer, Sequence[Index], bool]]"]
+
+
 @dataclass(frozen=True)
 class Operand:
     """One operand, indexed (row, k), where row is m of A and n of B.
@@ -54,7 +58,8 @@ class Contraction:
     `partial` is memory, in the accumulator's type and with n along memory, that may hold unfinished sums (the result
     itself, usually); without it the stack or the workspace does. `inner` are the sizes of the inner digits of k, if it
     has any (kernel height and width of a convolution). `vector_store`: `store` takes vectors along n. `long_store`:
-    its code is long, so it is emitted for one row, in a loop.
+    its code is long, so it is emitted for one row, in a loop. `touches`: memory that the epilogue works on, which is asked
+    for while the sums are made: short pieces of many rows, which the hardware does not foresee.
     """
 
     batch: tuple[Index, ...]
@@ -69,6 +74,7 @@ class Contraction:
     inner: tuple[int, ...] = ()
     vector_store: bool = True
     long_store: bool = False
+    touches: Touches | None = None
 
 
 def into_buffer(emitter: Emitter, plain: Plain, accumulator: ElementType) -> Store:
@@ -119,6 +125,7 @@ def exchanged(p: Contraction) -> Contraction:
         b=p.a,
         store=lambda builder, batch, m, n, value: p.store(builder, batch, n, m, value),
         partial=None,
+        touches=None,
     )
 
 

@@ -107,9 +107,30 @@ class Tiles:
     ) -> list[Value]:
         """The tile's sums over its part of K, row by row."""
         s, element = self.s, self.p.accumulator
+        meanwhile = None if self.p.touches is None else lambda i: self._ask_for_epilogue(place, i)
         return outer_product_tile(
-            self.b, element, s.lanes, place.rows, place.vectors, place.depth, a_at, b_at, s.unroll
+            self.b, element, s.lanes, place.rows, place.vectors, place.depth, a_at, b_at, s.unroll, meanwhile
         )
+
+    def _ask_for_epilogue(self, place: Place, number: Index) -> None:
+        """In an iteration of the loop over K, prefetch one vector of each of the epilogue's buffers, if this is the last
+        block, and of the unfinished sums."""
+        p = self.p
+        assert p.touches is not None
+        at = minimum(number, place.rows * place.vectors - 1)
+        r, v = (at, 0) if place.vectors == 1 else (at // place.vectors, at % place.vectors)
+        column = v * self.s.lanes
+        if not has_blocks(p, self.s):
+            for buffer, index, written in p.touches(place.batch, place.i + r, place.j + column):
+                self.b.prefetch(buffer, index, written)
+            return
+        # 1 or 0: before the last block all prefetches are of one line.
+        last = (place.first + place.depth) // p.k
+        for buffer, index, written in p.touches(place.batch, place.i + r * last, place.j + column * last):
+            if p.partial is None or buffer is not p.partial.buffer:
+                self.b.prefetch(buffer, index, written)
+        if p.partial is not None:
+            self.b.prefetch(p.partial.buffer, p.partial.at(place.batch, place.i + r, place.j + column), True)
 
     def k_blocks(self, body: Callable[[Index, Index], None]) -> None:
         """``body(first, depth)`` for each block of K."""

@@ -11,12 +11,15 @@ from flambeau.compiler.ir.dims import Index, Symbol, of_symbol, recombine
 from flambeau.compiler.lowering import contraction as template
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
-from flambeau.compiler.lowering.contraction_problem import Contraction, Operand, Plain
+from flambeau.compiler.lowering.contraction_problem import Contraction, Operand, Plain, Touches
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.grouped_convolution import DirectPlan, direct_plan, lower_grouped_convolution
-from flambeau.compiler.lowering.probe import Accessor
+from flambeau.compiler.lowering.probe import Accessor, probe
 from flambeau.compiler.lowering.views import coefficient_of, view_of
 from flambeau.compiler.schedule.cpu_contraction import cpu_shape
+
+#: Bytes of a result from which on its lines are prefetched: less stays in the caches from one kernel to the next.
+FROM_AFAR = 1 << 18
 
 
 def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
@@ -90,7 +93,32 @@ def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter) -
             partial = Plain(ctx.memory[wanted], d.accumulator, d.result_index, place[0] == 1, True)
     long = ctx.results != (made,)
     contiguous = place is not None and place[1] == 1
-    return Contraction(d.batch, d.m, d.n, d.k, d.accumulator, a, b, store, partial, d.inner, contiguous, long)
+    small = isinstance(result.size, int) and result.size * result.element.itemsize < FROM_AFAR
+    touches = _touches(ctx, made, d) if contiguous and not small else None
+    return Contraction(
+        d.batch, d.m, d.n, d.k, d.accumulator, a, b, store, partial, d.inner, contiguous, long, touches
+    )
+
+
+def _touches(ctx: LoweringContext, made: Value, d: Any) -> Touches:
+    """What the epilogue reads and writes where it is as large as the result, at the element's own position."""
+    shape = tensor_of(made).shape
+
+    def inline(v: Value) -> bool:
+        return v is not made and v.owner is not None and v not in ctx.memory
+
+    def touches(batch: Sequence[Index], m: Index, n: Index) -> Sequence[tuple[Value, Sequence[Index], bool]]:
+        index = tuple(d.result_index(batch, m, n))
+        found: dict[Value, bool] = dict.fromkeys(ctx.results, True)
+        for wanted in ctx.results:
+            if wanted is made:
+                continue
+            for value, at in probe(wanted, index, inline).accesses:
+                if value in ctx.memory and at == index and tensor_of(value).shape == shape:
+                    found.setdefault(value, False)
+        return [(ctx.memory[value], index, written) for value, written in found.items()]
+
+    return touches
 
 
 def _operand(

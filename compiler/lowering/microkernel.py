@@ -26,8 +26,12 @@ def outer_product_tile(
     a_at: ScalarAt,
     b_at: VectorAt,
     unroll: int = 4,
+    meanwhile: Callable[[Index], None] | None = None,
 ) -> list[Value]:
-    """Accumulators, row by row, of sum over k < `depth` of a_at(row, k) * b_at(vector, k)."""
+    """Accumulators, row by row, of sum over k < `depth` of a_at(row, k) * b_at(vector, k).
+
+    ``meanwhile(i)`` emits what else to do in iteration i of the loop over k.
+    """
 
     def step(k: Index, sums: list[Value]) -> list[Value]:
         columns = [b_at(v, k) for v in range(vectors)]
@@ -40,7 +44,7 @@ def outer_product_tile(
         return out
 
     sums = [b.zero(element, lanes)] * (rows * vectors)
-    return unrolled(b, depth, unroll, step, sums)
+    return unrolled(b, depth, unroll, step, sums, meanwhile)
 
 
 def dot_tile(
@@ -79,14 +83,18 @@ def unrolled(
     unroll: int,
     step: Callable[[Index, list[Value]], list[Value]],
     carried: list[Value],
+    meanwhile: Callable[[Index], None] | None = None,
 ) -> list[Value]:
-    """`carried` after `step(i, carried)` for each i < `count`, `unroll` steps an iteration."""
+    """`carried` after `step(i, carried)` for each i < `count`, `unroll` steps an iteration, in each of which
+    ``meanwhile(number of the iteration)`` is done too."""
     if isinstance(count, int) and count <= unroll:
         for i in range(count):
             carried = step(i, carried)
         return carried
 
     def several(i: Index, sums: list[Value]) -> list[Value]:
+        if meanwhile is not None:
+            meanwhile(i // unroll)
         for u in range(unroll):
             sums = step(i + u, sums)
         return sums
