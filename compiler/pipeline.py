@@ -21,10 +21,12 @@ from flambeau.compiler.lowering.context import tensor_of
 from flambeau.compiler.lowering.kernels import LoweredKernel, lower_kernel, symbols_of
 from flambeau.compiler.passes.decompose import decompose
 from flambeau.compiler.passes.fuse import Program, fuse
+from flambeau.compiler.passes.pack_weights import pack_weights
 from flambeau.compiler.passes.plan import MemoryPlan, byte_size, plan
 from flambeau.compiler.passes.simplify import simplify
 from flambeau.compiler.passes.simplify_scans import simplify_scans
 from flambeau.compiler.passes.split_reductions import split_reductions
+from flambeau.compiler.passes.split_weights import split_weights
 from flambeau.compiler.passes.split_windows import split_windows
 from flambeau.compiler.targets.cpu import emit_ir
 from flambeau.compiler.targets.entry import EntryCall, EntryCopy, Place, emit_entry
@@ -47,10 +49,16 @@ ENTRY = "flambeau_entry"
 
 @dataclass
 class Compilation:
-    """Everything that compiling a graph made, stage by stage. `seconds` by stage."""
+    """Everything that compiling a graph made, stage by stage. `seconds` by stage.
+
+    `weights` are the numbers of parameters whose content stays the same. `preparation`, if anything is worth preparing,
+    computes from them what `simplified` takes as parameters behind the graph's own.
+    """
 
     graph: Graph
     target: TargetDescription
+    weights: tuple[int, ...] = ()
+    preparation: Graph | None = None
     simplified: Graph | None = None
     constants: tuple[np.ndarray[Any, Any], ...] = ()
     program: Program | None = None
@@ -81,12 +89,17 @@ def compile_stages(
     opt_level: int = 1,
     entry: str = ENTRY,
     profile: bool = False,
+    weights: Sequence[int] = (),
 ) -> Compilation:
-    """Run the stages on `graph` for `target` (this machine if None), up to and including `stop_after`."""
+    """Run the stages on `graph` for `target` (this machine if None), up to and including `stop_after`.
+
+    `weights`: numbers of the parameters whose content stays the same from call to call. What depends on them alone is
+    split off (`Compilation.preparation`) where that pays.
+    """
     names = [name for name, _ in STAGES]
     if stop_after not in names:
         raise CompilationError(f"there is no stage {stop_after!r}; there are {', '.join(names)}")
-    c = Compilation(graph, target or host_target(), profile=profile)
+    c = Compilation(graph, target or host_target(), tuple(weights), profile=profile)
     for name in names[2 : names.index(stop_after) + 1]:
         started = time.perf_counter()
         _RUN[name](c, opt_level, entry)
@@ -97,6 +110,10 @@ def compile_stages(
 def _simplify(c: Compilation, opt_level: int, entry: str) -> None:
     graph = simplify_scans(decompose(simplify(c.graph)))
     graph = simplify(split_windows(split_reductions(graph)))
+    if c.weights:
+        weights = [graph.parameters[i] for i in c.weights]
+        split = split_weights(pack_weights(graph, weights, c.target), weights)
+        c.preparation, graph = split.preparation, split.main
     c.simplified, c.constants = _hoist_constants(graph)
     c.symbols = symbols_of([tensor_of(p) for p in c.graph.parameters])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from flambeau.compiler.dump import details, dump, summary
 from flambeau.compiler.ir.core import Graph
 from flambeau.compiler.ir.dims import Index, parse
 from flambeau.compiler.ir.types import element_type, from_numpy
+from flambeau.compiler.passes.plan import byte_size
 from flambeau.compiler.pipeline import Compilation, compile_stages, fingerprint
 from flambeau.compiler.targets.machine import TargetDescription, host_target
 from flambeau.runtime import abi
@@ -26,33 +28,52 @@ from flambeau.runtime.cache import DiskCache, default_cache_dir
 
 @dataclass(frozen=True)
 class CompiledCode:
-    """An object file, the literals that it reads, and the size of its arena in bytes."""
+    """An object file, the literals that it reads, and the size of its arena in bytes.
+
+    It takes `parameters` arguments besides; `results` are the bytes of its results that are known. `preparation` computes
+    from the weights what this code takes as arguments behind the graph's own; None if there is nothing to prepare.
+    """
 
     object_code: bytes
     constants: tuple[np.ndarray[Any, Any], ...]
     arena: Index
+    parameters: int = 0
+    results: tuple[int, ...] = ()
+    preparation: CompiledCode | None = None
 
     @staticmethod
-    def of(compilation: Compilation) -> CompiledCode:
+    def of(compilation: Compilation, preparation: CompiledCode | None = None) -> CompiledCode:
         assert compilation.memory is not None
-        return CompiledCode(compilation.object_code, compilation.constants, compilation.memory.size)
+        sizes = [byte_size(r) for r in compilation.graph.results]
+        return CompiledCode(
+            compilation.object_code,
+            compilation.constants,
+            compilation.memory.size,
+            len(compilation.graph.parameters),
+            tuple([s for s in sizes if isinstance(s, int)]),
+            preparation,
+        )
 
     def to_bytes(self) -> bytes:
-        """A JSON line, then the constants, then the object file."""
+        """A JSON line, then the preparation, then the constants, then the object file."""
+        prepared = b"" if self.preparation is None else self.preparation.to_bytes()
         head = {
             "arena": str(self.arena),
             "constants": [[from_numpy(a.dtype).name, list(a.shape)] for a in self.constants],
             "object": len(self.object_code),
+            "parameters": self.parameters,
+            "results": self.results,
+            "preparation": len(prepared),
         }
-        return b"".join(
-            [json.dumps(head).encode() + b"\n", *[a.tobytes() for a in self.constants], self.object_code]
-        )
+        parts = [prepared, *[a.tobytes() for a in self.constants], self.object_code]
+        return b"".join([json.dumps(head).encode() + b"\n", *parts])
 
     @staticmethod
     def from_bytes(data: bytes) -> CompiledCode:
         """What `to_bytes` wrote. ValueError or KeyError if it did not write this."""
         line, _, rest = data.partition(b"\n")
         head = json.loads(line)
+        prepared, rest = rest[: head["preparation"]], rest[head["preparation"] :]
         constants = []
         for name, shape in head["constants"]:
             dtype = element_type(name).numpy
@@ -61,7 +82,15 @@ class CompiledCode:
             rest = rest[size:]
         if len(rest) != head["object"]:
             raise ValueError(f"the object file has {len(rest)} bytes instead of {head['object']}")
-        return CompiledCode(rest, tuple(constants), parse(head["arena"]))
+        preparation = CompiledCode.from_bytes(prepared) if prepared else None
+        return CompiledCode(
+            rest,
+            tuple(constants),
+            parse(head["arena"]),
+            head["parameters"],
+            tuple(head["results"]),
+            preparation,
+        )
 
 
 @cache
@@ -89,20 +118,24 @@ def disk_cache() -> DiskCache | None:
     return _caches[path]
 
 
-def _key(graph: Graph, target: TargetDescription, opt_level: int) -> str:
+def _key(graph: Graph, target: TargetDescription, opt_level: int, weights: Sequence[int]) -> str:
     machine = (
         f"{target.triple}:{target.cpu}:{target.features}:{target.l1_bytes}:{target.l2_bytes}:{target.cores}"
     )
-    return f"{_compiler_version()}:{machine}:O{opt_level}:{fingerprint(graph)}"
+    kept = ",".join(map(str, weights))
+    return f"{_compiler_version()}:{machine}:O{opt_level}:w{kept}:{fingerprint(graph)}"
 
 
-def compiled(graph: Graph) -> tuple[CompiledCode, Compilation | None]:
-    """Code for `graph` on this machine: from the cache (then without its compilation), or compiled now and kept."""
+def compiled(graph: Graph, weights: Sequence[int] = ()) -> tuple[CompiledCode, Compilation | None]:
+    """Code for `graph` on this machine: from the cache (then without its compilation), or compiled now and kept.
+
+    `weights`: numbers of the parameters whose content stays the same from call to call.
+    """
     target, opt_level = host_target(), options.current().opt_level
     knobs = options.current()
     # A dump shows every stage, and a profile names the kernels: they need a compilation.
     store = None if knobs.dump or knobs.profile else disk_cache()
-    key = _key(graph, target, opt_level) if store is not None else ""
+    key = _key(graph, target, opt_level, weights) if store is not None else ""
     if store is not None:
         data = store.get(key)
         if data is not None:
@@ -110,8 +143,9 @@ def compiled(graph: Graph) -> tuple[CompiledCode, Compilation | None]:
                 return CompiledCode.from_bytes(data), None
             except (ValueError, KeyError):  # an entry that is none is a miss
                 store.remove(key)
-    compilation = compile_stages(graph, target, opt_level=opt_level, profile=knobs.profile)
-    code = CompiledCode.of(compilation)
+    compilation = compile_stages(graph, target, opt_level=opt_level, profile=knobs.profile, weights=weights)
+    prepares = compilation.preparation
+    code = CompiledCode.of(compilation, None if prepares is None else compiled(prepares)[0])
     if knobs.dump:
         dump(compilation, knobs.dump)
     if knobs.debug >= 1:

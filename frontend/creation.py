@@ -101,9 +101,11 @@ def from_numpy(array: Array) -> Tensor:
     """A tensor that shares a C-contiguous array's memory (a copy of any other). TypeError for foreign dtypes."""
     if not isinstance(array, np.ndarray):
         raise TypeError(f"expected np.ndarray (got {type(array).__name__})")
-    return from_array(
-        array if array.flags.c_contiguous else np.array(array, order="C"), ir.from_numpy(array.dtype)
-    )
+    if not array.flags.c_contiguous:
+        return from_array(np.array(array, order="C"), ir.from_numpy(array.dtype))
+    made = from_array(array, ir.from_numpy(array.dtype))
+    evaluation.shared.add(made._cell.value)
+    return made
 
 
 def from_dlpack(source: Any) -> Tensor:

@@ -118,6 +118,10 @@ Tracing.record = staticmethod(record)
 not_recording = untraced
 
 
+#: Values on arrays that the program has too and may write to (`from_numpy`).
+shared: weakref.WeakSet[Value] = weakref.WeakSet()
+
+
 def leaf(array: Array, element: ElementType) -> Value:
     """A value whose content is known. The array is C-contiguous and of the element's dtype."""
     value = Value(tensor(array.shape, element))
@@ -342,14 +346,18 @@ def _is_leaf(value: Value) -> bool:
     return value.owner is None or (isinstance(value.hooks, Meta) and value.hooks.leaf)
 
 
-def compiled(graph: Graph) -> Executable:
-    """The switch between compiled code and the interpreter; the compiler loads when it is first needed."""
+def compiled(graph: Graph, weights: int = 0) -> Any:
+    """The switch between compiled code and the interpreter; the compiler loads when it is first needed.
+
+    The last `weights` parameters keep their content from call to call: ``hold(arrays)`` takes it, and calls give
+    what that returns as a second argument.
+    """
     if options.current().interpret:
         return Interpreted(graph)
     from flambeau.execution import ArrayExecutable, DynamicExecutable
 
     static = all(isinstance(d, int) for p in graph.parameters for d in p.type.shape)  # type: ignore[attr-defined]
-    return ArrayExecutable(graph) if static else DynamicExecutable(graph)
+    return ArrayExecutable(graph, weights) if static else DynamicExecutable(graph, weights)
 
 
 class Interpreted:
@@ -358,7 +366,10 @@ class Interpreted:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
 
-    def __call__(self, arrays: list[Any]) -> list[Any]:
+    def hold(self, arrays: list[Any]) -> list[Any]:
+        return arrays
+
+    def __call__(self, arrays: list[Any], held: Sequence[Any] = ()) -> list[Any]:
         with not_recording():
-            found = interpreter.evaluate(self.graph, arrays)
+            found = interpreter.evaluate(self.graph, [*arrays, *held])
         return [np.require(a, requirements="C").reshape(a.shape) for a in found]

@@ -21,15 +21,38 @@ from flambeau.runtime.engine import default_engine
 from flambeau.runtime.executor import Executor
 
 
+class Held:
+    """What stays the same between calls: `pointers` are an executable's arguments behind those that a call gives (weights,
+    what was prepared from them, literals); `keep` is their memory."""
+
+    __slots__ = ("pointers", "keep")
+
+    def __init__(self, pointers: list[int], keep: Any) -> None:
+        self.pointers, self.keep = pointers, keep
+
+
 class Executable:
     """A compiled graph. Calling it with buffers (in the parameters' order) gives the results' buffers.
 
-    `dims` are the values of `symbols`, the graph's symbolic dimensions.
+    `dims` are the values of `symbols`, the graph's symbolic dimensions. The last `weights` of the parameters keep their
+    content: `hold` prepares it, and a call gives the result of that instead.
     """
 
-    __slots__ = ("executor", "module", "symbols", "_constants", "_constant_buffers", "_dim_sources")
+    __slots__ = (
+        "executor",
+        "module",
+        "symbols",
+        "unheld",
+        "_constants",
+        "_constant_buffers",
+        "_dim_sources",
+        "_preparation",
+    )
 
     def __init__(self, graph: Graph, code: CompiledCode) -> None:
+        prepares = code.preparation
+        self._preparation = None if prepares is None else _preparation(prepares)
+        prepared = 0 if prepares is None else len(prepares.results)
         self.module = module = default_engine().add_object(
             code.object_code, symbols=threads.native_symbols(), exports=[ENTRY]
         )
@@ -43,7 +66,7 @@ class Executable:
         static = [s for s in sizes if isinstance(s, int)]
         self.executor = Executor(
             module.address(ENTRY),
-            len(graph.parameters) + len(code.constants),
+            len(graph.parameters) + prepared + len(code.constants),
             static if len(static) == len(sizes) else lambda dims: [number(s, dims) for s in sizes],
             code.arena if isinstance(code.arena, int) else lambda dims: number(code.arena, dims),
             n_dims=len(self.symbols),
@@ -52,14 +75,39 @@ class Executable:
         )
         self._constant_buffers = [from_numpy(a) for a in code.constants]
         self._constants = [b.ptr for b in self._constant_buffers]
+        #: For graphs without weights.
+        self.unheld = Held(self._constants, None)
         self._dim_sources = [_source(graph, i) for i in range(len(self.symbols))] if self.symbols else []
 
-    def __call__(self, inputs: Sequence[Buffer], dims: Sequence[int] = ()) -> list[Buffer]:
-        return self.executor.run([b.ptr for b in inputs] + self._constants, dims)
+    def __call__(
+        self, inputs: Sequence[Buffer], dims: Sequence[int] = (), held: Held | None = None
+    ) -> list[Buffer]:
+        return self.executor.run([b.ptr for b in inputs] + (held or self.unheld).pointers, dims)
+
+    def hold(self, weights: Sequence[np.ndarray[Any, Any]]) -> Held:
+        """The weights for the calls to come, until one of them changes."""
+        pointers = [a.__array_interface__["data"][0] for a in weights]
+        keep: list[Any] = list(weights)
+        if self._preparation is not None:
+            executor, constants = self._preparation
+            prepared = executor.run(pointers + [b.ptr for b in constants])
+            pointers += [b.ptr for b in prepared]
+            keep += prepared
+        return Held(pointers + self._constants, keep)
 
     def dims_of(self, shapes: Sequence[tuple[int, ...]]) -> list[int]:
         """The symbols' values from the parameters' concrete shapes."""
         return [shapes[parameter][axis] for parameter, axis in self._dim_sources]
+
+
+def _preparation(code: CompiledCode) -> tuple[Executor, list[Buffer]]:
+    module = default_engine().add_object(code.object_code, symbols=threads.native_symbols(), exports=[ENTRY])
+    assert isinstance(code.arena, int), "weights have known sizes"
+    constants = [from_numpy(a) for a in code.constants]
+    executor = Executor(
+        module.address(ENTRY), code.parameters + len(constants), code.results, code.arena, keep=module
+    )
+    return executor, constants
 
 
 def _source(graph: Graph, number: int) -> tuple[int, int]:
@@ -72,9 +120,10 @@ def _source(graph: Graph, number: int) -> tuple[int, int]:
     raise ValueError(f"no parameter has the symbolic dimension {symbol} as an axis of its own")
 
 
-def compile_graph(graph: Graph) -> Executable:
-    """Compile `graph` for this machine and load it."""
-    code, compilation = compiled(graph)
+def compile_graph(graph: Graph, weights: int = 0) -> Executable:
+    """Compile `graph`, of whose parameters the last `weights` keep their content, for this machine and load it."""
+    count = len(graph.parameters)
+    code, compilation = compiled(graph, range(count - weights, count))
     executable = Executable(graph, code)
     if compilation is not None and compilation.profile:
         profiler.watch(executable.module, compilation)
@@ -86,24 +135,29 @@ SMALL = 1 << 14
 
 
 class ArrayExecutable:
-    """An executable that takes and gives NumPy arrays (C-contiguous, of the parameters' dtypes). Static shapes only."""
+    """An executable that takes and gives NumPy arrays (C-contiguous, of the parameters' dtypes). Static shapes only.
 
-    __slots__ = ("executable", "_call", "_constants", "_results", "_run", "_small")
+    `hold` takes the arrays of the last `weights` parameters once; calls give what it returns in their place.
+    """
 
-    def __init__(self, graph: Graph) -> None:
-        self.executable = compile_graph(graph)
+    __slots__ = ("executable", "hold", "_call", "_results", "_run", "_small", "_unheld")
+
+    def __init__(self, graph: Graph, weights: int = 0) -> None:
+        self.executable = compile_graph(graph, weights)
+        self.hold = self.executable.hold
         types = [tensor_of(r) for r in graph.results]
         self._results = [(t.element.numpy, t.shape) for t in types]
         self._call = self.executable.executor
         self._run = self.executable.executor.run
-        self._constants = self.executable._constants
+        self._unheld = self.executable.unheld
         # NumPy's own memory is quicker to come by than the allocator's where no page has to be kept for reuse.
         self._small = all(byte_size(r) <= SMALL for r in graph.results)
 
-    def __call__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+    def __call__(
+        self, arrays: Sequence[np.ndarray[Any, Any]], held: Held | None = None
+    ) -> list[np.ndarray[Any, Any]]:
         pointers = [a.__array_interface__["data"][0] for a in arrays]
-        if self._constants:
-            pointers += self._constants
+        pointers += (held or self._unheld).pointers
         if not self._small:
             buffers = self._run(pointers)
             return [
@@ -119,16 +173,19 @@ class ArrayExecutable:
 class DynamicExecutable:
     """As `ArrayExecutable`, for graphs with symbolic sizes: each call's arrays say what they are."""
 
-    __slots__ = ("executable", "_names", "_results")
+    __slots__ = ("executable", "hold", "_names", "_results")
 
-    def __init__(self, graph: Graph) -> None:
-        self.executable = compile_graph(graph)
+    def __init__(self, graph: Graph, weights: int = 0) -> None:
+        self.executable = compile_graph(graph, weights)
+        self.hold = self.executable.hold
         self._names = [s.name for s in self.executable.symbols]
         self._results = [tensor_of(r) for r in graph.results]
 
-    def __call__(self, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+    def __call__(
+        self, arrays: Sequence[np.ndarray[Any, Any]], held: Held | None = None
+    ) -> list[np.ndarray[Any, Any]]:
         dims = self.executable.dims_of([a.shape for a in arrays])
-        outputs = self.executable([from_numpy(a) for a in arrays], dims)
+        outputs = self.executable([from_numpy(a) for a in arrays], dims, held)
         names = dict(zip(self._names, dims, strict=True))
         return [_view(o, type, names) for o, type in zip(outputs, self._results, strict=True)]
 

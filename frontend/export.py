@@ -109,28 +109,33 @@ class Exported:
         TypeError for a wrong number or dtype, ValueError for a wrong shape.
         """
         given = self._checked(arrays)
-        all_arrays = [*given, *[a for _, a in self.weights], *[a for _, a in self.state]]
-        found = self._run(all_arrays)
+        found = self._run(given)
         count = len(self.outputs)
         self.state = [(n, a) for (n, _), a in zip(self.state, found[count:])]
         return found[0] if count == 1 else tuple(found[:count])
 
     __call__ = run
 
-    def _run(self, arrays: list[Array]) -> list[Array]:
+    def _run(self, given: list[Array]) -> list[Array]:
         from flambeau import execution
         from flambeau.compiler import options
         from flambeau.compiler.ir import interpreter
         from flambeau.compiler.ir.dims import evaluate
         from flambeau.runtime.buffer import as_numpy, from_numpy
 
+        weights, state = [a for _, a in self.weights], [a for _, a in self.state]
+        arrays = [*given, *weights, *state]
         if options.current().interpret:
             return interpreter.evaluate(self.graph, arrays)
         if self._executable is None:
-            self._executable = execution.compile_graph(self.graph)
-        executable = self._executable
+            executable = execution.compile_graph(self.graph, 0 if state else len(weights))
+            self._executable = executable, None if state else executable.hold(weights)
+        executable, held = self._executable
         sizes = executable.dims_of([a.shape for a in arrays])
-        buffers = executable([from_numpy(np.ascontiguousarray(a).reshape(a.shape)) for a in arrays], sizes)
+        passed = arrays if state else given
+        buffers = executable(
+            [from_numpy(np.ascontiguousarray(a).reshape(a.shape)) for a in passed], sizes, held
+        )
         values = {s.name: n for s, n in zip(executable.symbols, sizes)}
         types = [_type(r) for r in self.graph.results]
         shapes = [tuple(evaluate(d, values) for d in t.shape) for t in types]
@@ -173,11 +178,12 @@ class Exported:
         """The compiled library before linking (`compiler.exporting.LibraryCode`). `weights_file`: see `save`."""
         from flambeau.compiler import options
         from flambeau.compiler.exporting import ExportRoles, export_library
+        from flambeau.execution import run_graph
 
         roles = ExportRoles(self.inputs, self.outputs, self.weights, tuple(self.state))
         level = options.current().opt_level if opt_level is None else opt_level
         label = identifier(name or self.name)
-        return export_library(self.graph, roles, label, _target(target), level, weights_file)
+        return export_library(self.graph, roles, label, _target(target), level, weights_file, run_graph)
 
     def save(
         self,

@@ -5,6 +5,9 @@ were written, the gradients that were set and the returned tensors become output
 views, the other arguments' values, grad mode, and the modules' train flags.
 
 The second size of an argument's dimension makes it symbolic (`dynamic.py`): later sizes run the same executable.
+
+Cells that a function only reads, and that are no arguments, are its weights: what depends on them alone (their layout for
+kernels, above all) is computed at the first call and kept until one of them is written (`_Entry.held`).
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from flambeau.compiler.ir.types import tensor as tensor_type
 from flambeau.dynamic import Family, Pattern, without_sizes
 from flambeau.evaluation import TraceError, content, not_recording, state
 from flambeau.reverse import Meta, is_leaf
-from flambeau.storage import Cell
+from flambeau.storage import Cell, replacements
 from flambeau.tensor import Tensor, new_tensor, read
 
 
@@ -68,26 +71,69 @@ class _Entry:
     """One compiled run: where its inputs come from and where its outputs go."""
 
     def __init__(self) -> None:
-        self.executable: Callable[[list[Any]], list[Any]] | None = None
+        self.executable: Any = None  # of `evaluation.compiled`; None if there are no outputs
         self.cells: list[Cell | int] = []  # a captured cell, or the number of a tensor argument
+        self.weights: list[Cell] = []  # captured cells that are read only, of which a preparation is kept
+        self.held: tuple[list[tuple[Cell, Value]], Any] | None = (
+            None  # their values then, and what was made of them
+        )
+        self.replacements = (
+            replacements.count
+        )  # when the captured cells were last known to be their tensors' own
+        self.renewals = 0  # calls, one after the other, that found weights changed
         self.providers: list[tuple[Callable[[], Any], Any]] = []
         self.constants: list[Any] = []
         self.written: list[tuple[Cell | int, Meta | None]] = []
         self.gradients: list[tuple[Tensor, bool, Tensor | None, bool]] = []
         self.kinds: list[Any] = []  # types of captured cells, which a call checks
+        self.weight_kinds: list[Any] = []  # the same of weights, checked when they have changed
         self.types: list[Any] = []  # types of the outputs
         self.dynamic = False  # may they be symbolic?
         self.result: Any = None
 
     def fits(self) -> bool:
         """Are the captured cells and gradients as they were when this was compiled?"""
+        if self.replacements != replacements.count:
+            if any(cell in replacements.cells for cell, _, _ in [*self.kinds, *self.weight_kinds]):
+                return False
+            self.replacements = replacements.count
         for tensor, was_none, _, _ in self.gradients:
             if (tensor._grad is None) != was_none:
                 return False
-        for cell, kind, flows in self.kinds:  # noqa: SIM110  a generator costs more than all the rest of this
+        for cell, kind, flows in self.kinds:
+            if cell.value.type is not kind or cell.value.requires_grad != flows:
+                return False
+        if self.held is not None:
+            for cell, value in self.held[0]:
+                if cell.value is not value:  # every write gives a cell another value
+                    return self._renewed()
+            self.renewals = 0
+            return True
+        return self._fits_weights()
+
+    def _fits_weights(self) -> bool:
+        if self.renewals >= RENEWALS:
+            return False
+        for cell, kind, flows in self.weight_kinds:
             if cell.value.type is not kind or cell.value.requires_grad != flows:
                 return False
         return True
+
+    def _renewed(self) -> bool:
+        """Weights have changed. Those that always do are none, the next time that a function which reads them is traced."""
+        assert self.held is not None
+        self.renewals += 1
+        if self.renewals >= RENEWALS:
+            _CHANGING.update([cell for cell, value in self.held[0] if cell.value is not value])
+        self.held = None
+        return self._fits_weights()
+
+    def hold(self) -> Any:
+        """The weights as they are now, prepared for the calls to come."""
+        values = [cell.read() for cell in self.weights]
+        made = self.executable.hold([content(v) for v in values] + self.constants)
+        self.held = list(zip(self.weights, values)), made
+        return made
 
     def run(self, arguments: Sequence[Tensor]) -> Any:
         """Call the executable and put everything in its place."""
@@ -95,10 +141,10 @@ class _Entry:
         arrays = [content(cell.read()) for cell in cells]
         for source, element in self.providers:
             arrays.append(evaluation.array_of(source(), element))
-        arrays += self.constants
-        assert self.executable is not None
         outputs = []
-        for kind, array in zip(self.types, self.executable(arrays)):
+        held = self.held
+        made = () if self.executable is None else self.executable(arrays, held[1] if held else self.hold())
+        for kind, array in zip(self.types, made):
             value = Value(tensor_type(array.shape, kind.element) if self.dynamic else kind)
             value.data = array
             outputs.append(value)
@@ -197,7 +243,10 @@ def _unflatten(tree: Any, leaf: Callable[[Any], Any]) -> Any:
 
 # -- compiling ---------------------------------------------------------------------------------------------------------
 
-_EXECUTABLES: dict[Graph, Any] = {}
+_EXECUTABLES: dict[tuple[Graph, int], Any] = {}
+#: Calls in a row, each with other weights than the last, after which it is better to prepare nothing.
+RENEWALS = 4
+_CHANGING: weakref.WeakSet[Cell] = weakref.WeakSet()
 
 
 class Compiled:
@@ -311,10 +360,15 @@ def _finish(trace: Trace, tensors: list[Tensor], returned: list[Any]) -> tuple[_
     entry = _Entry()
     numbers = {_root(t._cell): i for i, t in reversed(list(enumerate(tensors)))}
     place = {cell: numbers.get(cell, cell) for cell in trace.inputs}
-    entry.cells = list(place.values())
-    entry.kinds = [
-        (c, before.type, before.requires_grad) for c, (before, _) in trace.inputs.items() if c not in numbers
-    ]
+    entry.weights = (
+        [] if _trains(trace) else [c for c in trace.inputs if c not in numbers and _keeps(c, trace)]
+    )
+    weights = set(entry.weights)
+    entry.cells = [where for cell, where in place.items() if cell not in weights]
+    for cell, (before, _) in trace.inputs.items():
+        if cell not in numbers:
+            kinds = entry.weight_kinds if cell in weights else entry.kinds
+            kinds.append((cell, before.type, before.requires_grad))
     entry.providers = [(source, element) for _, source, element in trace.providers]
     results: list[Value] = []
     for cell, (_, placeholder) in trace.inputs.items():
@@ -347,12 +401,28 @@ def _finish(trace: Trace, tensors: list[Tensor], returned: list[Any]) -> tuple[_
     results += outputs
     gc.collect(0)
     survivors = [c for c in trace.created if c not in known and c.parent is None and c.value.data is None]
-    parameters = [p for _, p in trace.inputs.values()] + [v for v, _, _ in trace.providers]
+    parameters = [p for cell, (_, p) in trace.inputs.items() if cell not in weights]
+    parameters += [v for v, _, _ in trace.providers]
+    parameters += [trace.inputs[cell][1] for cell in entry.weights]
     _compile_into(entry, parameters, results)
     if survivors:
         _fill_survivors(trace, survivors, parameters, tensors, entry)
         return entry, survivors
     return entry, None
+
+
+def _trains(trace: Trace) -> bool:
+    """Does the run set gradients, or change what has one? Then what it reads changes between its calls."""
+    return bool(trace.gradients) or any(
+        placeholder.requires_grad and cell.value is not placeholder
+        for cell, (_, placeholder) in trace.inputs.items()
+    )
+
+
+def _keeps(cell: Cell, trace: Trace) -> bool:
+    """Is a captured cell's content the same at every call, as far as can be seen?"""
+    before, placeholder = trace.inputs[cell]
+    return cell.value is placeholder and cell not in _CHANGING and before not in evaluation.shared
 
 
 def _part_from_parent(cell: Cell, trace: Trace) -> None:
@@ -377,18 +447,18 @@ def _compile_into(entry: _Entry, parameters: list[Value], results: list[Value]) 
     if any(v.data is None for v in constants):
         raise RuntimeError("compile: a value from another compiled call was used before that call ended")
     entry.constants = [v.data for v in constants]
+    kept = len(entry.weights) + len(constants)
     entry.types = [v.type for v in results]
     entry.dynamic = any(isinstance(d, Dim) for v in parameters for d in v.type.shape)  # type: ignore[attr-defined]
     if not results:
-        entry.executable = lambda arrays: []
         return
     with not_recording():
         graph = Graph([*parameters, *constants], results)
         graph = rebuild(graph, evaluation.without_python, [Value(v.type) for v in graph.parameters])
-        entry.executable = _EXECUTABLES.get(graph)
+        entry.executable = _EXECUTABLES.get((graph, kept))
         if entry.executable is None:
             evaluation.statistics.compilations += 1
-            entry.executable = _EXECUTABLES[graph] = evaluation.compiled(graph)
+            entry.executable = _EXECUTABLES[graph, kept] = evaluation.compiled(graph, kept)
 
 
 def _fill_survivors(
@@ -397,7 +467,7 @@ def _fill_survivors(
     """State that this run made (an optimizer's first step): computed now; the next call finds "
     "it and is traced again."""
     extra = _Entry()
-    extra.cells, extra.providers = entry.cells, entry.providers
+    extra.cells, extra.providers, extra.weights = entry.cells, entry.providers, entry.weights
     values = [c.value for c in cells]
     _compile_into(extra, parameters, values)
     after = {cell: cell.value for cell in trace.inputs}
@@ -405,11 +475,8 @@ def _fill_survivors(
     for cell, (before, _) in trace.inputs.items():
         cell.value = before
     arrays = [content((_root(tensors[c]._cell) if isinstance(c, int) else c).read()) for c in extra.cells]
-    arrays += [
-        evaluation.array_of(source(), element) for source, element in extra.providers
-    ] + extra.constants
-    assert extra.executable is not None
-    for cell, old, array in zip(cells, values, extra.executable(arrays)):
+    arrays += [evaluation.array_of(source(), element) for source, element in extra.providers]
+    for cell, old, array in zip(cells, values, extra.executable(arrays, extra.hold())):
         cell.value = Value(old.type)
         cell.value.data = array
     for cell, value in after.items():
@@ -443,6 +510,10 @@ def compile(model: Any = None, **options: Any) -> Any:
 
     A result that requires grad keeps its history: such a call is evaluated late, as any other code. A function that
     observes a value while it runs is not compiled as a whole, with a warning.
+
+    What depends only on tensors that the function reads and does not get as arguments (a module's parameters) is computed
+    once, and again when one of them was written. A write that goes past the tensor, into an array that shares its memory
+    (``t.numpy()[:] = 0``), is not seen; tensors that `from_numpy` made of a program's own array are read at every call.
     """
     if model is None:
         return lambda f: compile(f, **options)

@@ -663,7 +663,10 @@ for _function, _names in {
 def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """Write `src`, broadcast and converted."""
     like = read(self)
-    return write(self, value_of(src, like))
+    value = value_of(src, like)
+    if value in evaluation.shared:  # the program may write to its array before anything is computed
+        value = evaluation.leaf(value.data.copy(), build.element_of(value))
+    return write(self, value)
 
 
 @method("fill_")

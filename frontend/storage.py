@@ -6,6 +6,7 @@ value back with the chain's inverse. A detached alias is a cell with a parent: t
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from flambeau import evaluation
@@ -95,6 +96,22 @@ class Cell:
             self.seen = self.parent.read()
         elif self.value.data is None:
             evaluation.note(self)
+
+
+class Replacements:
+    """Cells that a tensor has left for another (``p.data = new``): who captured one has to look at the tensor again."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.cells: weakref.WeakSet[Cell] = weakref.WeakSet()
+
+    def note(self, cell: Cell) -> None:
+        """A tensor has just left `cell`."""
+        self.count += 1
+        self.cells.add(cell)
+
+
+replacements = Replacements()
 
 
 def apply_chain(chain: Chain, value: Value) -> Value:
@@ -242,6 +259,7 @@ __all__ = [
     "apply_chain",
     "contiguous_strides",
     "meta_of",
+    "replacements",
     "strides_of",
     "view_strides",
     "write_through",

@@ -17,7 +17,15 @@ from flambeau.compiler.dialects.graph.autograd_ops import Copy
 from flambeau.compiler.ir.core import Value
 from flambeau.evaluation import record, state
 from flambeau.reverse import Meta, is_leaf, meta_of
-from flambeau.storage import Cell, Chain, apply_chain, contiguous_strides, strides_of, write_through
+from flambeau.storage import (
+    Cell,
+    Chain,
+    apply_chain,
+    contiguous_strides,
+    replacements,
+    strides_of,
+    write_through,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -268,6 +276,7 @@ class Tensor:
         if value.requires_grad and is_leaf(value):
             new = evaluation.stop_gradient(new)
             new.requires_grad, new.hooks = True, value.hooks
+        replacements.note(self._cell)
         self._cell = Cell(new)
         self._chain = self._base = None
 

@@ -104,6 +104,9 @@ def run(lib: LibraryText) -> str:
         if number in lib.offsets:
             places.append(f"getelementptr (i8, ptr @fb.weights, i64 {lib.offsets[number]})")
             continue
+        if number < first_state:  # a weight of which the code reads only what was prepared
+            places.append("null")
+            continue
         lines.append(
             f"  %now{number} = getelementptr i8, ptr %current, i64 {lib.state_offsets[number - first_state]}"
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from flambeau.compiler.exporting.roles import ExportRoles
+from flambeau.compiler.exporting.roles import ExportRoles, used_weights
 from flambeau.compiler.exporting.weights_file import WeightsFile
 from flambeau.compiler.passes.plan import aligned
 from flambeau.compiler.pipeline import Compilation
@@ -44,17 +45,19 @@ class LibraryText:
         name: str,
         signature: dict[str, Any],
         file: WeightsFile | None = None,
+        prepared: Sequence[Array] = (),
     ) -> None:
         self.c, self.roles, self.name, self.signature, self.file = c, roles, name, signature, file
         self.offsets: dict[int, int] = {}
         self.read_offsets: dict[int, int] = {}
         blob = bytearray()
-        for number, (label, array) in enumerate(roles.weights, len(roles.inputs)):
-            if file is not None:
+        if file is not None:
+            for number, (label, _) in enumerate(roles.weights, len(roles.inputs)):
                 self.read_offsets[number] = file.offsets[label]
-            else:
+        else:
+            for number, array in used_weights(c, roles).items():
                 self.offsets[number] = self._append(blob, array)
-        for number, array in enumerate(c.constants, len(c.graph.parameters)):
+        for number, array in enumerate([*prepared, *c.constants], len(c.graph.parameters)):
             self.offsets[number] = self._append(blob, array)
         self.state_offsets: list[int] = []
         state = bytearray()

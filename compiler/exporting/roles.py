@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +65,23 @@ def _described(label: str, value: Value) -> dict[str, Any]:
     return {"name": label, "dtype": type.element.numpy.name, "shape": shape}
 
 
-def signature_of(c: Compilation, roles: ExportRoles, name: str, weights_file: str | None) -> dict[str, Any]:
+def used_weights(c: Compilation, roles: ExportRoles) -> dict[int, Array]:
+    """The weights that the compiled code reads, by their parameter's number: others were prepared, and only that is kept."""
+    assert c.simplified is not None
+    read = {v for operation in c.simplified.operations for v in operation.operands} | {*c.simplified.results}
+    numbered = enumerate(roles.weights, len(roles.inputs))
+    return {n: array for n, (_, array) in numbered if c.simplified.parameters[n] in read}
+
+
+def signature_of(
+    c: Compilation,
+    roles: ExportRoles,
+    name: str,
+    weights_file: str | None,
+    prepared: Sequence[Array] = (),
+) -> dict[str, Any]:
     graph = c.graph
+    kept = [*used_weights(c, roles).values(), *prepared, *c.constants]
     first_state = len(roles.inputs) + len(roles.weights)
     assert c.memory is not None
     return {
@@ -83,7 +99,7 @@ def signature_of(c: Compilation, roles: ExportRoles, name: str, weights_file: st
             for (n, _), v in zip(roles.weights, graph.parameters[len(roles.inputs) :], strict=False)
         ],
         "weights_file": weights_file,
-        "weight_bytes": sum(a.nbytes for _, a in roles.weights) + sum(a.nbytes for a in c.constants),
+        "weight_bytes": sum(a.nbytes for a in kept),
         "workspace": str(c.memory.size),
         "kernels": len(c.kernels),
         "target": {

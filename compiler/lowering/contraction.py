@@ -8,6 +8,8 @@ through an epilogue. Four schemes, chosen by `schedule.cpu_contraction`:
 - *dot*: both operands have K along memory and one of M and N is small: vectors run along K;
 - *packed*: blocks of K; both operands packed into the workspace, by all tasks together, then tiles.
 
+A B that lies in panels already (a weight) is read from there, in the schemes *direct* and *packed*.
+
 After K. Goto and R. van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008.
 """
 
@@ -18,7 +20,14 @@ from collections.abc import Callable
 from flambeau.compiler.ir.dims import Dim, Index, maximum, minimum
 from flambeau.compiler.lowering.contraction_emitter import Buffer, Emitter, Value
 from flambeau.compiler.lowering.contraction_packing import Packer, Panel
-from flambeau.compiler.lowering.contraction_problem import Batch, Contraction, Operand, ceil_div, exchanged
+from flambeau.compiler.lowering.contraction_problem import (
+    Batch,
+    Contraction,
+    Operand,
+    Panels,
+    ceil_div,
+    exchanged,
+)
 from flambeau.compiler.lowering.contraction_tiles import Layout, Place, Tiles, has_blocks, relative, span
 from flambeau.compiler.lowering.microkernel import dot_tile
 from flambeau.compiler.schedule.cpu_contraction import ContractionSchedule, CpuShape, OperandFacts, choose
@@ -38,7 +47,8 @@ def schedule_of(problem: Contraction, cpu: CpuShape) -> tuple[Contraction, Contr
 def _facts(problem: Contraction, operand: Operand) -> OperandFacts:
     plain = operand.plain
     if plain is None:
-        return OperandFacts(False, False, False)
+        width = 0 if operand.panels is None else operand.panels.width
+        return OperandFacts(False, False, False, width)
     return OperandFacts(plain.element is problem.accumulator, plain.unit_row, plain.unit_depth)
 
 
@@ -108,8 +118,9 @@ class _Direct(Tiles):
 
     def _tile(self, place: Place, panel: Buffer | None, tile: Buffer | None) -> None:
         b, lanes = self.b, self.s.lanes
-        left, right = self.p.a.plain, self.p.b.plain
+        left, right, panels = self.p.a.plain, self.p.b.plain, self.p.b.panels
         assert left is not None
+        in_panels = None if panels is None else panel_reader(b, panels, place, lanes)
         masks = [self.column_mask(place.valid_columns, v) for v in range(place.vectors)]
         rows = _existing(place.i, place.rows, place.valid_rows)
 
@@ -117,6 +128,8 @@ class _Direct(Tiles):
             return b.load(left.buffer, left.at(place.batch, rows[r], place.first + k))
 
         def b_at(v: int, k: Index) -> Value:
+            if in_panels is not None:
+                return in_panels(v, k)
             if panel is not None:
                 return b.vector_load(panel, ((k * place.vectors + v) * lanes,), lanes)
             assert right is not None
@@ -172,7 +185,8 @@ class _Packed(Tiles):
     ) -> None:
         """K from `first`, columns from `left` to below `right`."""
         p, s = self.p, self.s
-        self._pack(p.b, batch, self.layout.b, s.columns, left, right, first, depth)
+        if p.b.panels is None:
+            self._pack(p.b, batch, self.layout.b, s.columns, left, right, first, depth)
         if pack_a:
             self._pack_a(batch, first, depth)
 
@@ -250,11 +264,14 @@ class _Packed(Tiles):
         place = Place(batch, i, s.rows, rows, j, s.vectors, columns, first, depth)
         left = self.layout.a + i * s.block_k
         right = self.layout.b + (j - packed_from) * s.block_k
+        in_panels = None if p.b.panels is None else panel_reader(b, p.b.panels, place, s.lanes)
 
         def a_at(r: int, k: Index) -> Value:
             return b.load(workspace, (left + k * s.rows + r,))
 
         def b_at(v: int, k: Index) -> Value:
+            if in_panels is not None:
+                return in_panels(v, k)
             return b.vector_load(workspace, (right + k * s.columns + v * s.lanes,), s.lanes)
 
         self.finish(place, self.multiply(place, a_at, b_at), tile)
@@ -323,6 +340,16 @@ class _Dot:
             b.for_(0, minimum(valid_columns, columns), 1, lambda c, _: one(r, c))
 
         b.for_(0, minimum(valid_rows, rows), 1, row)
+
+
+def panel_reader(b: Emitter, panels: Panels, place: Place, lanes: int) -> Callable[[int, Index], Value]:
+    """Vectors of the panel at the place's column, for k from the place's first on."""
+
+    def read(v: int, k: Index) -> Value:
+        *at, lane = panels.at(place.batch, place.j // panels.width, place.first + k)
+        return b.vector_load(panels.buffer, (*at, lane + v * lanes), lanes)
+
+    return read
 
 
 def _left(extent: Index, start: Index, tile: int) -> Index:

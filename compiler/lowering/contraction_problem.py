@@ -37,18 +37,30 @@ Touches = Callable[[Batch, Index, Index], "Sequence[tuple[Buffer, Sequence[Index
 
 
 @dataclass(frozen=True)
+class Panels:
+    """An operand that lies in `buffer` as the register tile reads it (`graph.pack_panels`): `width` rows side by side
+    from index ``at(batch, panel, k)`` on, zeros where there are no more rows."""
+
+    buffer: Buffer
+    width: int
+    at: Callable[[Batch, Index, Index], Sequence[Index]]
+
+
+@dataclass(frozen=True)
 class Operand:
     """One operand, indexed (row, k), where row is m of A and n of B.
 
     `plain`, if the operand simply lies in memory, gives direct access. `along` says along which of the two axes `load`
     may be asked for a vector, because it then reads consecutive memory; "" if along neither. `run` > 0: only positions
-    with the same quotient by `run` may be asked for together (the pixels of a row of an image).
+    with the same quotient by `run` may be asked for together (the pixels of a row of an image). `panels`, if the operand
+    is packed already.
     """
 
     load: Load
     plain: Plain | None = None
     along: Literal["", "row", "depth"] = ""
     run: int = 0
+    panels: Panels | None = None
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ class Layout:
         self.a: Index = 0
         self.b: Index = ceil_div(ceil_div(p.m, s.rows) * (s.rows * s.block_k) + s.lanes, align) * align
         #: Columns that are packed at a time; None: all of them.
-        self.across = s.across if isinstance(p.n, Dim) or p.n > s.across else None
+        self.across = s.across if s.across and (isinstance(p.n, Dim) or p.n > s.across) else None
         columns = p.n if self.across is None else self.across
-        self.sums: Index = self.b + ceil_div(columns, s.columns) * (s.columns * s.block_k)
+        packed = 0 if p.b.panels is not None else ceil_div(columns, s.columns) * (s.columns * s.block_k)
+        self.sums: Index = self.b + packed
         self.size: Index = self.sums + (p.m * p.n if self.keeps_sums else 0)
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
+from flambeau.compiler.dialects.graph.contraction import SideAxes
 from flambeau.compiler.dialects.graph.convolution import Convolution
+from flambeau.compiler.dialects.graph.packing import UnpackPanels
 from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.dims import Index, Symbol, of_symbol, recombine
+from flambeau.compiler.ir.types import ElementType
 from flambeau.compiler.lowering import contraction as template
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
-from flambeau.compiler.lowering.contraction_problem import Contraction, Operand, Plain, Touches
+from flambeau.compiler.lowering.contraction_problem import Contraction, Operand, Panels, Plain, Touches
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.grouped_convolution import DirectPlan, direct_plan, lower_grouped_convolution
 from flambeau.compiler.lowering.probe import Accessor, probe
@@ -83,8 +87,10 @@ def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter) -
                 e.store(x, ctx.memory[wanted], index)
 
     a = _operand(ctx, left, load_a, d.lhs_index, (d.m, d.k), d.batch, d.lhs_run)
+    a = _in_panels(ctx, left, a, d.lhs_axes, d.accumulator)
     rhs_index = None if d.rhs_index is None else lambda bt, n, k: d.rhs_index(bt, k, n)
     b = _operand(ctx, right, load_b, rhs_index, (d.n, d.k), d.batch, d.rhs_run)
+    b = _in_panels(ctx, right, b, d.rhs_axes, d.accumulator)
     place = _strides(result.shape, d.result_index, (d.m, d.n), d.batch)
     partial = None
     for wanted in ctx.results:
@@ -150,6 +156,24 @@ def _operand(
         return Operand(load)
     plain = Plain(ctx.memory[base], tensor_of(base).element, at, strides[0] == 1, strides[1] == 1)
     return Operand(load, plain, along)
+
+
+def _in_panels(
+    ctx: LoweringContext, value: Value, operand: Operand, axes: SideAxes | None, accumulator: ElementType
+) -> Operand:
+    """`operand`, with its panels if `value` is unpacked from some that lie in memory as the side needs them."""
+    owner = value.owner
+    if owner is None or not isinstance(owner.definition, UnpackPanels):
+        return operand
+    (packed,), layout = owner.operands, owner.definition
+    fits = (layout.batch, layout.rows, layout.depth) == axes and tensor_of(packed).element is accumulator
+    if not fits or packed not in ctx.memory:
+        return operand
+    return replace(
+        operand,
+        plain=None,
+        panels=Panels(ctx.memory[packed], layout.width, lambda batch, panel, k: (*batch, panel, k, 0)),
+    )
 
 
 def _strides(

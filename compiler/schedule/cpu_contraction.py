@@ -56,11 +56,12 @@ class ContractionSchedule:
 @dataclass(frozen=True)
 class OperandFacts:
     """`plain`: elements lie in a buffer of the accumulator's type; `unit_row`, `unit_depth`: stride 1 along
-    M (of A) or N (of B), along K."""
+    M (of A) or N (of B), along K. `panel`: it lies in panels of this width; 0 if not."""
 
     plain: bool
     unit_row: bool
     unit_depth: bool
+    panel: int = 0
 
 
 def _assume(extent: Index, default: int = 256) -> int:
@@ -99,6 +100,8 @@ def choose(
     size = accumulator.itemsize
     rows, vectors = register_tile(cpu, lanes)
     em, en, ek = _assume(m), _assume(n), _assume(k)
+    if b.panel and b.panel % lanes == 0:
+        return _from_panels(m, n, k, size, lanes, a, b.panel, cpu)
     if a.plain and b.plain and a.unit_depth and b.unit_depth and ek >= lanes and (en == 1 or not b.unit_row):
         if min(em, en) <= 32 and (em <= 4 or en <= 4 or ek >= 4 * lanes):
             return _dot(em, en, lanes, cpu)
@@ -131,6 +134,44 @@ def choose(
     return ContractionSchedule(
         "packed", lanes, rows, vectors, block_k, task_rows, task_columns, across=across
     )
+
+
+def panel_width(m: Index, n: Index, k: Index, accumulator: ElementType, cpu: CpuShape) -> int:
+    """Columns of the panels in which a B that is a weight should lie; 0 if it should stay as it is."""
+    lanes = max(1, cpu.vector_bits // accumulator.bits)
+    if isinstance(n, Dim) or isinstance(k, Dim) or n < lanes or k < 2:
+        return 0
+    if isinstance(m, int) and m <= 4:
+        return 0  # each element is used so seldom that reading it in order is all that counts
+    return register_tile(cpu, lanes)[1] * lanes
+
+
+def _from_panels(
+    m: Index, n: Index, k: Index, size: int, lanes: int, a: OperandFacts, width: int, cpu: CpuShape
+) -> ContractionSchedule:
+    """B is packed already. A is read as it lies where its rows do not meet in the same sets of L1, else packed."""
+    vectors = width // lanes
+    most = max(1, (cpu.registers - vectors - 2) // vectors)
+    most = 12 if most >= 12 else most - most % 2 if most > 1 else most
+    rows = balanced(m, most) if isinstance(m, int) else most
+    em, en, ek = _assume(m), _assume(n), _assume(k)
+    if a.plain and isinstance(k, int) and rows * k * size <= cpu.l2 // 4 and _spreads(k * size, rows, cpu):
+        return ContractionSchedule("direct", lanes, rows, vectors, k, *_tasks(em, en, ek, rows, width))
+    block_k = max(UNROLL, cpu.l1 * 9 // 16 // (rows * size))
+    if isinstance(k, int):
+        block_k = balanced(k, block_k)
+        block_k = max(1, min(k, -(-block_k // UNROLL) * UNROLL))
+    across = max(1, cpu.l2 // 2 // (block_k * size) // width)
+    task_rows, task_columns = rows * _even(m, rows, 8), width * _even(n, width, across)
+    return ContractionSchedule("packed", lanes, rows, vectors, block_k, task_rows, task_columns)
+
+
+def _spreads(stride: int, rows: int, cpu: CpuShape) -> bool:
+    """Do lines at `rows` multiples of `stride` bytes stay in L1 together? Its sets are chosen by the low address bits; eight
+    ways of 64-byte lines, of which other operands want some."""
+    sets = max(1, cpu.l1 // 8 // 64)
+    lines = {stride * r // 64 % sets for r in range(rows)}
+    return -(-rows // len(lines)) <= 4
 
 
 def _even(extent: Index, tile: int, most: int) -> int:

@@ -56,6 +56,8 @@ class GraphOp(OpDef):
     expensive: ClassVar[bool] = False
     #: One element reads many of the operand, which other elements read again: what computes the operand should be run once.
     rereads: ClassVar[bool] = False
+    #: Makes a layout of an operand for a kernel: done once, of weights, whatever room the result takes.
+    layout: ClassVar[bool] = False
     vjp: ClassVar[Any] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

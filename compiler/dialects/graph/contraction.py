@@ -23,6 +23,8 @@ SideElement = Callable[[Any, Any, Sequence[Index], Index, Index], Any]
 #: ("row" (M or N) or "depth" (K), length).
 Run = tuple[str, int]
 SideIndex = Callable[[Sequence[Index], Index, Index], "tuple[Index, ...]"]
+#: A side's axes: of the batch, of M or N (outermost first), of K (outermost first).
+SideAxes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class ContractionDescription:
     else None. `result_index(batch, m, n)` is the place in the result; consecutive `n` are neighbours in memory
     wherever the result's layout allows. `inner` are the sizes of the inner digits of k, outermost first.
     `lhs_run` and `rhs_run`, for sides that are not linear in memory, say along which position neighbours are
-    neighbours in memory, and for how many positions on end.
+    neighbours in memory, and for how many positions on end. `lhs_axes` and `rhs_axes`, for sides that are axes of the
+    operand and nothing else, name them: such a side can be read from panels (`graph.pack_panels`).
     `accumulator` is the type of the sum, which is then converted to the result's.
     """
 
@@ -54,6 +57,8 @@ class ContractionDescription:
     inner: tuple[int, ...] = ()
     lhs_run: Run | None = None
     rhs_run: Run | None = None
+    lhs_axes: SideAxes | None = None
+    rhs_axes: SideAxes | None = None
 
 
 def accumulator_of(operand: ElementType, result: ElementType) -> ElementType:
@@ -205,6 +210,8 @@ class DotGeneral(GraphOp):
             accumulator=accumulator_of(lhs_type.element, self.element or lhs_type.element),
             lhs_index=lhs_index,
             rhs_index=rhs_index,
+            lhs_axes=(self.lhs_batching_dimensions, lhs_free, tuple([d for d, _ in pairs])),
+            rhs_axes=(self.rhs_batching_dimensions, rhs_free, tuple([e for _, e in pairs])),
         )
 
     def element_at(self, b: Any, index: tuple[Index, ...], *operands: Any) -> Any:
