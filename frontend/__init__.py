@@ -92,6 +92,7 @@ from flambeau.linalg import (
     tensordot,
     trace,
 )
+from flambeau.looping import scan
 from flambeau.parallel import get_num_threads, set_num_threads
 from flambeau.pointwise import (
     abs,

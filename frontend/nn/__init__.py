@@ -10,4 +10,5 @@ from flambeau.nn.module import Module
 from flambeau.nn.normalization import *  # noqa: F403
 from flambeau.nn.parameter import Buffer, Parameter
 from flambeau.nn.pooling import *  # noqa: F403
+from flambeau.nn.recurrent import *  # noqa: F403
 from flambeau.nn.transformer import *  # noqa: F403
