@@ -19,6 +19,7 @@ from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild
 from flambeau.compiler.ir.dims import Dim, Index, Symbol, evaluate
 from flambeau.compiler.lowering.context import tensor_of
 from flambeau.compiler.lowering.kernels import LoweredKernel, lower_kernel, symbols_of
+from flambeau.compiler.passes.block_convolutions import block_convolutions
 from flambeau.compiler.passes.decompose import decompose
 from flambeau.compiler.passes.fuse import Program, fuse
 from flambeau.compiler.passes.pack_weights import pack_weights
@@ -28,6 +29,7 @@ from flambeau.compiler.passes.simplify_scans import simplify_scans
 from flambeau.compiler.passes.split_reductions import split_reductions
 from flambeau.compiler.passes.split_weights import split_weights
 from flambeau.compiler.passes.split_windows import split_windows
+from flambeau.compiler.schedule.cpu_contraction import cpu_shape
 from flambeau.compiler.targets.cpu import emit_ir
 from flambeau.compiler.targets.entry import EntryCall, EntryCopy, Place, emit_entry
 from flambeau.compiler.targets.machine import TargetDescription, emit_object, host_target
@@ -110,6 +112,7 @@ def compile_stages(
 def _simplify(c: Compilation, opt_level: int, entry: str) -> None:
     graph = simplify_scans(decompose(simplify(c.graph)))
     graph = simplify(split_windows(split_reductions(graph)))
+    graph = simplify(block_convolutions(graph, cpu_shape(c.target)))
     if c.weights:
         weights = [graph.parameters[i] for i in c.weights]
         split = split_weights(pack_weights(graph, weights, c.target), weights)

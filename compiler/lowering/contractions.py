@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from flambeau.compiler.dialects.graph.blocked_convolution import BlockedConvolution
 from flambeau.compiler.dialects.graph.contraction import SideAxes
 from flambeau.compiler.dialects.graph.convolution import Convolution
 from flambeau.compiler.dialects.graph.packing import UnpackPanels
@@ -13,6 +14,7 @@ from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.dims import Index, Symbol, of_symbol, recombine
 from flambeau.compiler.ir.types import ElementType
 from flambeau.compiler.lowering import contraction as template
+from flambeau.compiler.lowering.blocked_convolution import blocked_workspace, lower_blocked_convolution
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
 from flambeau.compiler.lowering.contraction_problem import Contraction, Operand, Panels, Plain, Touches
@@ -28,6 +30,8 @@ FROM_AFAR = 1 << 18
 
 def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
     """Scratch memory that the kernel needs."""
+    if isinstance(operation.definition, BlockedConvolution):
+        return blocked_workspace(ctx, operation)
     if _direct(ctx, operation) is not None:
         return 0
     problem = _problem(ctx, operation, LoopEmitter(ctx.b, ctx.e.half))
@@ -36,7 +40,10 @@ def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
 
 
 def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Value | None) -> None:
-    """Emit a `dot_general` or a `convolution`."""
+    """Emit a `dot_general`, a `convolution` or a `blocked_convolution`."""
+    if isinstance(operation.definition, BlockedConvolution):
+        lower_blocked_convolution(ctx, operation, workspace)
+        return
     plan = _direct(ctx, operation)
     if plan is not None:
         lower_grouped_convolution(ctx, operation, plan)

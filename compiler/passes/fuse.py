@@ -154,12 +154,14 @@ def _deserves_memory(value: Value, operation: Operation, reads: Reads, users: li
         return True
     for user in users:
         family = family_of(user)
+        assert isinstance(user.definition, GraphOp)
+        if any(user.operands[number] is value for number in user.definition.buffered):
+            return True
         # These read an operand's element many times, or need it to lie in memory.
         if family in ("sort", "scatter", "cumulative", "scan") and reads.operations > 0:
             return True
         if family == "contraction" and cost > 1:
             return True
-        assert isinstance(user.definition, GraphOp)
         if user.definition.rereads and cost > 1:
             return True
         if cost <= CHEAP or family != "element":

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from flambeau.compiler.ir.passes import Pass
+from flambeau.compiler.passes.block_convolutions import BlockConvolutions
 from flambeau.compiler.passes.decompose import Decompose
 from flambeau.compiler.passes.simplify import Simplify
 from flambeau.compiler.passes.simplify_scans import SimplifyScans
 from flambeau.compiler.passes.split_reductions import SplitReductions
 from flambeau.compiler.passes.split_windows import SplitWindows
 
-PASSES: tuple[type[Pass], ...] = (Decompose, SimplifyScans, SplitReductions, SplitWindows, Simplify)
+PASSES: tuple[type[Pass], ...] = (
+    Decompose,
+    SimplifyScans,
+    SplitReductions,
+    SplitWindows,
+    BlockConvolutions,
+    Simplify,
+)

@@ -118,7 +118,7 @@ def listing(folder: Path) -> list[str]:
         ("run model.py:square -i 2 -o y.npy", 1, "there are 2 outputs"),
         ("inspect text.so --stage llvm", 1, "no stage's text"),
         ("inspect twice.mlir --stage absent", 2, "absent"),
-        ("opt --passes absent twice.mlir", 1, "there is no pass 'absent'; there are decompose"),
+        ("opt --passes absent twice.mlir", 1, "there is no pass 'absent'; there are block_convolutions"),
         ("opt --passes simplify{level=2} twice.mlir", 1, "has no option"),
         ("opt bad.mlir", 1, 'no operation "graph.nonsense"'),
         ("opt bytes.mlir", 1, "not UTF-8 text"),

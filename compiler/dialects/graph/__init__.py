@@ -1,6 +1,7 @@
 """Tensor operations, one family a file. Importing this package registers all of them."""
 
 from flambeau.compiler.dialects.graph import attention as attention
+from flambeau.compiler.dialects.graph import blocked_convolution as blocked_convolution
 from flambeau.compiler.dialects.graph import comparison_logic as comparison_logic
 from flambeau.compiler.dialects.graph import composites_activation as composites_activation
 from flambeau.compiler.dialects.graph import composites_nn as composites_nn

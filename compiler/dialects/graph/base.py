@@ -58,6 +58,8 @@ class GraphOp(OpDef):
     rereads: ClassVar[bool] = False
     #: Makes a layout of an operand for a kernel: done once, of weights, whatever room the result takes.
     layout: ClassVar[bool] = False
+    #: Operands, by number, that must lie in memory: the loops read them by address, not through element functions.
+    buffered: ClassVar[tuple[int, ...]] = ()
     vjp: ClassVar[Any] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -1,0 +1,80 @@
+"""Gives the kernels of convolutions the order in which their loops read them, as explicit operations of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from flambeau.compiler.dialects.graph import build
+from flambeau.compiler.dialects.graph.blocked_convolution import blocked
+from flambeau.compiler.dialects.graph.contraction import accumulator_of
+from flambeau.compiler.dialects.graph.convolution import Convolution
+from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild
+from flambeau.compiler.ir.passes import Pass
+from flambeau.compiler.schedule.cpu_contraction import CpuShape
+from flambeau.compiler.schedule.cpu_convolution import CHAINS, choose_tile
+
+#: Windows with more taps than this are the gradients of kernels, whose "window" is an image.
+TAPS = 200
+
+
+def block_convolutions(graph: Graph, cpu: CpuShape) -> Graph:
+    """An equal graph in which convolutions that are worth it have blocked kernels."""
+
+    def replace(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
+        op = operation.definition
+        if not isinstance(op, Convolution):
+            return None
+        x, w = operands
+        block = _block(op, x, w, cpu)
+        return None if block is None else (blocked(op, x, w, block),)
+
+    return rebuild(graph, replace)
+
+
+def _block(op: Convolution, x: Value, w: Value, cpu: CpuShape) -> int | None:
+    """How many features lie side by side; None if the kernel stays as it is."""
+    x_type, w_type = build.type_of(x), build.type_of(w)
+    result = op.infer(x_type, w_type)
+    if (
+        op.spatial_rank == 0
+        or op.feature_group_count * op.batch_group_count != 1
+        or any(d != 1 for d in op.lhs_dilation)
+    ):
+        return None
+    if result.rank - 1 != op.output_spatial[-1] or op.output_batch > op.output_feature:
+        return None  # features last, or first: the gradients of kernels
+    accumulator = accumulator_of(x_type.element, result.element)
+    if not accumulator.is_float:
+        return None
+    image = [x_type.shape[a] for a in (op.input_feature, *op.input_spatial)]
+    space = [d for a in op.output_spatial if isinstance(d := result.shape[a], int)]
+    padding = [p for side in op.padding for p in side]
+    if len(space) < op.spatial_rank or not all(isinstance(d, int) for d in (*image, *w_type.shape, *padding)):
+        return None
+    if 0 in (*result.shape, *image, *w_type.shape):
+        return None
+    taps = 1
+    for axis in op.kernel_spatial:
+        taps *= int(w_type.shape[axis])  # type: ignore[arg-type]
+    if taps > TAPS or taps == 1:
+        return None  # a window of one element: a matrix product, with vectors along space
+    features = w_type.shape[op.kernel_output_feature]
+    assert isinstance(features, int)
+    if features < 8:
+        return None
+    tile = choose_tile(result.shape[op.output_batch], space, features, accumulator, cpu)
+    return tile.block if tile.pixels * tile.vectors >= CHAINS else None
+
+
+@dataclass(frozen=True)
+class BlockConvolutions(Pass):
+    """Put the kernels of convolutions into blocks of output features."""
+
+    name: ClassVar[str] = "block_convolutions"
+    vector_bits: int = 512
+    registers: int = 32
+
+    def run(self, graph: Graph) -> Graph:
+        return block_convolutions(graph, CpuShape(self.vector_bits, self.registers))

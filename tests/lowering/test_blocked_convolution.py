@@ -1,0 +1,152 @@
+"""Convolutions with blocked kernels, against the interpreter: awkward sizes, element types, threads, epilogues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from flambeau.compiler.dialects.graph import build
+from flambeau.compiler.dialects.graph.blocked_convolution import BlockedConvolution
+from flambeau.compiler.dialects.graph.convolution import Convolution, convolution_of
+from flambeau.compiler.ir import interpreter
+from flambeau.compiler.ir.core import Graph, Value, apply
+from flambeau.compiler.ir.dims import Symbol, of_symbol
+from flambeau.compiler.ir.types import ElementType, bf16, f16, f32, f64, tensor
+from flambeau.compiler.passes.block_convolutions import block_convolutions
+from flambeau.compiler.schedule.cpu_contraction import CpuShape
+from flambeau.compiler.schedule.cpu_convolution import choose_tile
+from flambeau.execution import run_graph
+from flambeau.runtime import threads
+
+Shape = tuple[int, ...]
+TOLERANCE = {f32: 2e-5, f64: 1e-13, f16: 5e-3, bf16: 4e-2}
+#: Operation, input, kernel.
+CASES: dict[str, tuple[Convolution, Shape, Shape]] = {
+    "padded rows of many columns": (convolution_of(2, 1, 1), (2, 5, 9, 61), (32, 5, 3, 3)),
+    "rows shorter than a tile": (convolution_of(2, 1, 1), (1, 20, 7, 7), (48, 20, 3, 3)),
+    "images shorter than a tile": (convolution_of(2, 1, 1), (5, 33, 2, 2), (40, 33, 3, 3)),
+    "sums in parts": (convolution_of(2, 1, 1), (1, 70, 6, 14), (32, 70, 3, 3)),
+    "a wide window, strided": (convolution_of(2, 2, 3), (1, 3, 45, 30), (24, 3, 7, 7)),
+    "read where it lies": (convolution_of(2), (2, 9, 12, 17), (16, 9, 3, 2)),
+    "strides and dilations": (convolution_of(2, (2, 3), (2, 1), (3, 2)), (2, 6, 19, 40), (18, 6, 3, 3)),
+    "one dimension": (convolution_of(1, 1, 4), (2, 34, 100), (16, 34, 9)),
+    "one column": (convolution_of(2, 1, (1, 0)), (3, 8, 13, 3), (16, 8, 3, 3)),
+    "three dimensions": (convolution_of(3, (1, 2, 1), 1), (2, 3, 5, 6, 9), (20, 3, 3, 2, 3)),
+    "cut by negative padding": (
+        replace(convolution_of(2), padding=((-2, 3), (2, -3))), (1, 4, 9, 21), (16, 4, 3, 3),
+    ),
+    "more padding than window": (convolution_of(2, 1, 4), (1, 3, 3, 5), (8, 3, 3, 3)),
+    "input's gradient": (
+        replace(
+            convolution_of(2, 1, 1), window_reversal=(True, True), kernel_input_feature=0, kernel_output_feature=1
+        ),
+        (1, 12, 8, 15), (12, 40, 3, 3),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=[1, 2, 3, 4], autouse=False)
+def thread_count(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = threads.num_threads()
+    threads.set_num_threads(request.param)
+    yield request.param
+    threads.set_num_threads(before)
+
+
+def check(op: Convolution, x_shape: Shape, w_shape: Shape, element: ElementType = f32) -> None:
+    """A convolution between elementwise operations, as compiled and as interpreted."""
+    x, w = Value(tensor(x_shape, element)), Value(tensor(w_shape, element))
+    made = apply(op, build.mul(x, 2), w)
+    bias = Value(tensor((w_shape[op.kernel_output_feature],), element))
+    shifted = build.add(made, build.broadcast_along(bias, build.shape_of(made), op.output_feature))
+    graph = Graph((x, w, bias), [build.maximum(shifted, build.full_like(shifted, 0))])
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(build.shape_of(p)).astype(element.numpy) for p in graph.parameters]  # type: ignore[arg-type]
+    (expected,) = interpreter.evaluate(graph, arrays)
+    (actual,) = run_graph(graph, arrays)
+    scale = float(np.abs(expected.astype(np.float64)).max()) or 1.0
+    np.testing.assert_allclose(
+        actual.astype(np.float64), expected.astype(np.float64), rtol=0, atol=TOLERANCE[element] * scale
+    )
+
+
+def blocked_in(graph: Graph) -> bool:
+    found = block_convolutions(graph, CpuShape())
+    return any(isinstance(o.definition, BlockedConvolution) for o in found.operations)
+
+
+@pytest.mark.parametrize("element", [f32, f64, f16, bf16], ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_cases(name: str, element: ElementType) -> None:
+    op, x_shape, w_shape = CASES[name]
+    x, w = Value(tensor(x_shape, element)), Value(tensor(w_shape, element))
+    assert blocked_in(Graph((x, w), [apply(op, x, w)])), "the case must reach the code under test"
+    check(op, x_shape, w_shape, element)
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[Convolution, Shape, Shape]:
+    rank = draw(st.integers(1, 3))
+    each = lambda low, high: tuple(draw(st.integers(low, high)) for _ in range(rank))  # noqa: E731
+    window, stride, dilation = each(1, 4), each(1, 3), each(1, 2)
+    padding = tuple(zip(each(-1, 3), each(-1, 3), strict=True))
+    space = each(1, 40 if rank == 1 else 20 if rank == 2 else 6)
+    channels, features = draw(st.integers(1, 40)), draw(st.integers(8, 70))
+    op = replace(convolution_of(rank, stride, 0, dilation), padding=padding)
+    for size, side, k, d in zip(space, padding, window, dilation, strict=True):
+        assume(size + sum(side) >= (k - 1) * d + 1)
+    return op, (draw(st.integers(1, 3)), channels, *space), (features, channels, *window)
+
+
+@settings(max_examples=40, deadline=None)
+@given(convolutions())
+def test_any_shape(case: tuple[Convolution, Shape, Shape]) -> None:
+    check(*case)
+
+
+@pytest.mark.parametrize("name", ["images shorter than a tile", "read where it lies", "one dimension"])
+def test_threads(name: str, thread_count: int) -> None:
+    check(*CASES[name])
+
+
+@pytest.mark.parametrize("images", [1, 3, 8])
+def test_symbolic_batch(images: int) -> None:
+    n = of_symbol(Symbol("n"))
+    x, w = Value(tensor((n, 6, 10, 18), f32)), Value(tensor((24, 6, 3, 3), f32))
+    graph = Graph((x, w), [apply(convolution_of(2, 1, 1), x, w)])
+    assert blocked_in(graph)
+    rng = np.random.default_rng(0)
+    arrays = [
+        rng.standard_normal((images, 6, 10, 18), np.float32),
+        rng.standard_normal((24, 6, 3, 3), np.float32),
+    ]
+    (expected,) = interpreter.evaluate(graph, arrays)
+    (actual,) = run_graph(graph, arrays)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_stays_with_the_template() -> None:
+    def of(op: Convolution, x: Shape, w: Shape) -> bool:
+        a, b = Value(tensor(x, f32)), Value(tensor(w, f32))
+        return blocked_in(Graph((a, b), [apply(op, a, b)]))
+
+    assert of(convolution_of(2, 1, 1), (1, 8, 14, 14), (16, 8, 3, 3))
+    assert not of(convolution_of(2), (1, 8, 14, 14), (16, 8, 1, 1))  # a matrix product
+    assert not of(convolution_of(2, 1, 1, 1, 2), (1, 8, 14, 14), (16, 4, 3, 3))  # groups
+    assert not of(convolution_of(2), (1, 8, 7, 7), (16, 8, 7, 7))  # one pixel an image: a matrix product
+    assert not of(convolution_of(2, 1, 1), (1, 8, 14, 14), (4, 8, 3, 3))  # less than a vector of features
+
+
+@pytest.mark.parametrize("cpu", [CpuShape(), CpuShape(256, 16), CpuShape(128, 32)], ids=["512", "256", "128"])
+@pytest.mark.parametrize("space", [(112, 112), (7, 7), (13, 5), (1, 3), (1000,), (4, 6, 9)], ids=str)
+def test_tiles_fit_the_registers_and_the_image(cpu: CpuShape, space: Shape) -> None:
+    tile = choose_tile(4, space, 96, f32, cpu)
+    assert tile.pixels * tile.vectors + tile.vectors < cpu.registers
+    assert tile.columns <= space[-1]
+    assert tile.rows == 1 or (tile.columns == space[-1] and tile.rows <= space[-2])
+    assert tile.images == 1 or tile.rows * tile.columns == space[-2] * space[-1]
