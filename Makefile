@@ -86,7 +86,6 @@ docs: $(VENV)/.docs
 	$(PY) -m sphinx -W --keep-going -b html docs build/docs
 
 bench: $(VENV)/.bench
-	$(PY) benchmarks/overhead.py
 	$(PY) -m benchmarks
 
 conformance: $(VENV)/.dev

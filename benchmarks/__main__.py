@@ -1,166 +1,57 @@
-"""``python -m benchmarks --workload gemm,memory.softmax --peer torch,torch.compile --threads 1,2``.
+"""``python -m benchmarks --workload gemm,memory.softmax --peer torch,jax --threads 1,2``.
 
 Every peer runs in a process of its own; rounds go from one to the next, so that a machine that slows down slows all. Each
 result is compared with PyTorch's in float64 first. The table has medians; `--json FILE` keeps every round and, with
-`--resume`, what it has already.
+`--resume`, what it has already. Exit status 1: a result of ours is wrong, or a workload of ours failed.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-import subprocess
-import sys
-import tempfile
 import time
-from contextlib import suppress
-from dataclasses import asdict
-from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median, quantiles
-from typing import Any
 
 import click
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import Machine, measure
+from benchmarks import report
+from benchmarks.chart import page
+from benchmarks.machine import measure
+from benchmarks.peers import PEERS
+from benchmarks.record import Record
+from benchmarks.runner import Peer, available, compare
 from benchmarks.workloads import WORKLOADS, Workload, chosen
-from flambeau.runtime import threads as pools
-
-PEERS = ("torch", "torch.compile")
-#: Seconds that a round of one peer should take at least.
-LEAST = 0.05
-#: Seconds after which threads that wait in a loop for their next work have gone to sleep, in every library we know.
-PAUSE = 0.3
-
-
-class Peer:
-    """A worker process."""
-
-    def __init__(self, name: str, threads: int) -> None:
-        self.name = name
-        command = [sys.executable, "-m", "benchmarks.worker", name, str(threads)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-
-    def ask(self, **command: Any) -> dict[str, Any]:
-        """The worker's answer; an error among others, if it died."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(command) + "\n")
-            self.process.stdin.flush()
-            answer: dict[str, Any] = json.loads(
-                self.process.stdout.readline() or '{"error": "the process ended"}'
-            )
-        except BrokenPipeError:
-            answer = {"error": "the process ended"}
-        return answer
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-def compare(
-    workload: Workload, peers: list[Peer], threads: int, rounds: int, exact: Peer | None
-) -> dict[str, Any]:
-    """Seconds of one call by round, of each peer; errors relative to the largest exact element.
-
-    ClickException if ours is wrong by more than the workload's tolerance.
-    """
-    result: dict[str, Any] = {
-        "workload": workload.name,
-        "threads": threads,
-        "first": {},
-        "errors": {},
-        "failed": {},
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        reference = None
-        if exact is not None:
-            path = f"{folder}/exact.npy"
-            answer = exact.ask(load=workload.name, result=path)
-            reference = None if "error" in answer else np.load(path)
-        ready = []
-        for peer in peers:
-            path = f"{folder}/{peer.name}.npy"
-            answer = peer.ask(load=workload.name, result=path)
-            if "error" in answer:
-                result["failed"][peer.name] = answer["error"]
-                continue
-            result["first"][peer.name] = answer["first"]
-            if reference is not None:
-                result["errors"][peer.name] = relative_error(np.load(path), reference)
-            ready.append(peer)
-    error = result["errors"].get("flambeau", 0.0)
-    if not error <= workload.tolerance:
-        raise click.ClickException(
-            f"{workload.name}: wrong by {error:.1e}, allowed are {workload.tolerance:.0e}"
-        )
-    repeats = {p.name: max(1, int(LEAST / max(p.ask(repeat=1)["seconds"], 1e-7))) for p in ready}
-    result["seconds"] = {p.name: [] for p in ready}
-    for _ in range(rounds):
-        for peer in ready:
-            if threads > 1:  # the last peer's threads may still spin, and this one's sleep
-                time.sleep(PAUSE)
-                peer.ask(repeat=1)
-            result["seconds"][peer.name].append(peer.ask(repeat=repeats[peer.name])["seconds"])
-    return result
-
-
-def relative_error(found: np.ndarray[Any, Any], exact: np.ndarray[Any, Any]) -> float:
-    """The largest difference, relative to the largest exact element."""
-    return float(np.abs(found - exact).max() / max(float(np.abs(exact).max()), 1e-30))
-
-
-def row(workload: Workload, result: dict[str, Any], machine: Machine, names: list[str]) -> list[str]:
-    """A line of the table."""
-    cells = [workload.name, str(result["threads"])]
-    if "flambeau" not in result["seconds"]:
-        return [*cells, "failed", result["failed"]["flambeau"][:40], *[""] * len(names), ""]
-    rounds = result["seconds"]["flambeau"]
-    ours = median(rounds)
-    low, _, high = quantiles(rounds, n=4) if len(rounds) > 1 else (ours, ours, ours)
-    cells += [
-        f"{1e3 * ours:.3f} ±{50 * (high - low) / ours:.0f}%",
-        limit(workload, ours, result["threads"], machine),
-    ]
-    for name in names:
-        seconds = result["seconds"].get(name)
-        cells.append(f"{median(seconds) / ours:.2f}" if seconds else "failed")
-    errors = result["errors"]
-    return [*cells, " ".join(f"{errors[n]:.0e}" for n in ("flambeau", "torch") if n in errors)]
-
-
-def limit(workload: Workload, seconds: float, threads: int, machine: Machine) -> str:
-    """The rate, and which part of the machine's it is."""
-    if workload.work:
-        rate = workload.work / seconds / 1e9
-        return f"{rate:.0f} GF/s {100 * rate / machine.peak_gflops / threads:.0f}%"
-    if workload.traffic:
-        rate = workload.traffic / seconds / 1e9
-        return f"{rate:.1f} GB/s {100 * rate / machine.triad_gbs:.0f}%"
-    return ""
 
 
 @click.command()
 @click.option("--workload", default="all", show_default=True, help="Comma-separated beginnings of names.")
 @click.option(
-    "--peer", default="torch", show_default=True, help=f"Comma-separated: {', '.join(PEERS)}; or none."
+    "--peer",
+    default="all",
+    show_default=True,
+    help=f"Comma-separated: {', '.join(PEERS)}; or all that are installed; or none.",
 )
 @click.option("--threads", default="1", show_default=True, help="Comma-separated numbers of threads.")
-@click.option("--rounds", default=7, show_default=True)
+@click.option("--rounds", default=7, show_default=True, help="At most; slow workloads have fewer.")
+@click.option("--minutes", default=0.0, help="Begin no workload after so many; --resume goes on later.")
 @click.option(
     "--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Keep every round here."
+)
+@click.option(
+    "--html", type=click.Path(dir_okay=False, path_type=Path), help="Write tables and a chart here."
 )
 @click.option("--resume", is_flag=True, help="Leave out what the JSON file has already, and add to it.")
 @click.option("--list", "listing", is_flag=True, help="Name the workloads.")
 def main(
-    workload: str, peer: str, threads: str, rounds: int, output: Path | None, resume: bool, listing: bool
+    workload: str,
+    peer: str,
+    threads: str,
+    rounds: int,
+    minutes: float,
+    output: Path | None,
+    html: Path | None,
+    resume: bool,
+    listing: bool,
 ) -> None:
     """Time Flambeau beside its peers."""
     if listing:
@@ -169,69 +60,83 @@ def main(
         return
     try:
         workloads, counts = chosen(workload), [int(n) for n in threads.split(",")]
+        record = Record(output, resume)
     except (KeyError, ValueError) as error:
         raise click.UsageError(str(error.args[0])) from None
-    names = [] if peer == "none" else peer.split(",")
+    names = [] if peer == "none" else list(PEERS) if peer == "all" else peer.split(",")
     for name in names:
         if name not in PEERS:
             raise click.UsageError(f"there is no peer {name!r}; there are {', '.join(PEERS)}")
-    if names and not has_torch():
-        click.echo("PyTorch is not installed: no peers (pip install 'flambeau[torch]')", err=True)
-        names = []
-    done = (
-        json.loads(output.read_text())["results"] if resume and output is not None and output.exists() else []
-    )
-    known = {(r["workload"], r["threads"]) for r in done}
-    pools.set_num_threads(max(counts))
-    machine = measure()
-    console = Console(width=max(Console().width, 120))
-    console.print(
-        f"{machine.target}, {machine.vector_bits}-bit vectors: {machine.peak_gflops:.1f} GFLOP/s f32 of one thread, "
-        f"triad {machine.triad_gbs:.1f} GB/s with {max(counts)}"
-    )
-    table = Table()
-    for heading in ["workload", "threads", "ms", "of the limit", *[f"{n}/ours" for n in names], "errors"]:
-        table.add_column(heading, no_wrap=True)
-    exact = Peer("exact", 2) if names else None
-    for count in counts:
-        peers = [Peer(name, count) for name in ("flambeau", *names)]
-        try:
-            for item in workloads:
-                if (item.name, count) in known:
-                    continue
-                done.append(compare(item, peers, count, rounds, exact))
-                table.add_row(*row(item, done[-1], machine, names))
-                if output is not None:
-                    output.write_text(
-                        json.dumps({"about": about(), "machine": asdict(machine), "results": done}, indent=1)
-                        + "\n"
-                    )
-        finally:
-            for worker in peers:
-                worker.close()
-    if exact is not None:
-        exact.close()
-    console.print(table)
+    names, missing = available(names)
+    for name, why in missing.items():
+        click.echo(f"{name} is left out: {why} (pip install 'flambeau[bench]')", err=True)
+    record.begin(measure(counts))
+    console = Console(width=max(Console().width, 190))
+    console.print(report.described(record.runs[-1]), highlight=False)
+    wanted = [(w, n) for n in counts for w in workloads]
+    pending = [(w, n) for w, n in wanted if not record.has(w.name, n, names)]
+    left = run(pending, names, rounds, minutes, record)
+    keys = {(w.name, n) for w, n in wanted}
+    show(console, [r for r in record.results if (r["workload"], r["threads"]) in keys], record)
+    if html is not None:
+        html.write_text(page(record), encoding="utf-8")
+    if left:
+        console.print(f"{left} workloads are left out, the time is over: --resume goes on")
+    if any("flambeau" in r["failed"] for r in record.results if (r["workload"], r["threads"]) in keys):
+        raise SystemExit(1)
 
 
-def about() -> dict[str, Any]:
-    """The day, the processor, and the versions of everybody."""
-    found = {"date": date.today().isoformat(), "cpu": platform.processor() or platform.machine()}
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        found["cpu"] = f"{lines[0].partition(': ')[2]}, {len(lines)} cores" if lines else found["cpu"]
-    for name in ("flambeau", "llvmlite", "numpy", "torch"):
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return {**found, "python": platform.python_version(), "system": platform.system()}
+def run(
+    pending: list[tuple[Workload, int]], names: list[str], rounds: int, minutes: float, record: Record
+) -> int:
+    """Measures what is pending, and says so; gives how many workloads the time was too short for."""
+    exact = Peer("exact", max((n for _, n in pending), default=1)) if available(["torch"])[0] else None
+    began, peers, done = time.monotonic(), [], 0
+    try:
+        for item, count in pending:
+            if minutes and time.monotonic() - began > 60 * minutes:
+                break
+            if not peers or peers[0].threads != count:
+                for old in peers:
+                    old.close()
+                peers = [Peer(name, count) for name in ("flambeau", *names)]
+            result = compare(item, peers, rounds, exact)
+            record.add(result)
+            done += 1
+            cells = report.line(result, record.machine(result), names)
+            click.echo(f"[{done}/{len(pending)}, {result['took']:.1f} s] {'  '.join(cells)}", err=True)
+    finally:
+        for old in (*peers, *([exact] if exact else [])):
+            old.close()
+    return len(pending) - done
 
 
-def has_torch() -> bool:
-    """Is there a peer at all?"""
-    from importlib.util import find_spec
+def show(console: Console, results: list[report.Result], record: Record) -> None:
+    """All tables."""
+    peers = report.peers_of(results)
+    lines = [report.line(r, record.machine(r), peers) for r in results]
+    console.print(table(report.headings(peers), lines))
+    (before, after), means = report.MEANS, report.means(results, peers)
+    if peers:
+        console.print("Times of peers over ours, geometric means:")
+        console.print(table([*before, *peers, *after], means))
+    memory = report.memory(results, peers)
+    if memory:
+        console.print("Peak memory, in the first call with loading and compiling, and in later ones:")
+        console.print(table(report.memory_headings(peers), memory))
+        taken = ", ".join(f"{name} {size:.0f}" for name, size in report.imports(results).items())
+        console.print(f"Importing takes, MB: {taken}", highlight=False)
+    for note in report.notes(results):
+        console.print(note, highlight=False, markup=False)
 
-    return find_spec("torch") is not None
+
+def table(headings: list[str], lines: list[list[str]]) -> Table:
+    made = Table()
+    for number, heading in enumerate(headings):
+        made.add_column(heading, no_wrap=True, justify="left" if number == 0 else "right")
+    for cells in lines:
+        made.add_row(*cells)
+    return made
 
 
 if __name__ == "__main__":

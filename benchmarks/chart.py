@@ -1,19 +1,18 @@
-"""A run as text and picture: a Markdown table, and bars of how many times as long each peer takes."""
+"""A run as a picture, bars of how many times as long each peer takes, and as a page of its own."""
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
-from typing import Any
 
-from benchmarks.machine import Machine
-from benchmarks.workloads import WORKLOADS
+from benchmarks import report
+from benchmarks.record import Record
+from benchmarks.runner import Result
 
-Result = dict[str, Any]
-COLOURS = ("#4878a8", "#c8794a", "#6a9a5b", "#8a6bb0")
-HEIGHT, LEFT, UNIT = 14, 260, 110
+COLOURS = ("#4878a8", "#c8794a", "#6a9a5b", "#8a6bb0", "#b8a13c")
+HEIGHT, LEFT, UNIT, LOW, HIGH = 9, 260, 90, -3, 4
 
 
 @dataclass(frozen=True)
@@ -30,64 +29,73 @@ class Shown:
         return self.svg
 
 
-def peers_of(results: Sequence[Result]) -> list[str]:
-    """The peers that have times, in order."""
-    return list(dict.fromkeys(n for r in results for n in r["seconds"] if n != "flambeau"))
-
-
-def markdown(results: Sequence[Result], machine: Machine) -> str:
-    """A table with a line for each workload."""
-    from benchmarks.__main__ import limit
-
-    known = {w.name: w for w in WORKLOADS}
-    names = peers_of(results)
-    lines = [
-        "| workload | threads | ms | of the limit | "
-        + " | ".join(f"{n} / ours" for n in names)
-        + " | first call, s |"
-    ]
-    lines.append("|---" * (5 + len(names)) + "|")
-    for r in results:
-        if "flambeau" not in r["seconds"] or r["workload"] not in known:
-            continue
-        ours = median(r["seconds"]["flambeau"])
-        ratios = [f"{median(r['seconds'][n]) / ours:.2f}" if n in r["seconds"] else "" for n in names]
-        share = limit(known[r["workload"]], ours, r["threads"], machine)
-        cells = [r["workload"], str(r["threads"]), f"{1e3 * ours:.3f}", share, *ratios]
-        lines.append(f"| {' | '.join(cells)} | {r['first']['flambeau']:.2f} |")
-    return "\n".join(lines)
-
-
 def svg(results: Sequence[Result]) -> str:
     """Bars to the right of 1 are peers that take longer than Flambeau; the scale is logarithmic."""
-    names = peers_of(results)
-    rows = [r for r in results if "flambeau" in r["seconds"] and any(n in r["seconds"] for n in names)]
-    height = 30 + len(rows) * (len(names) * HEIGHT + 4)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="900" height="{height}" font-family="sans-serif" font-size="11">'
-    ]
-    for power in range(-2, 5):
-        x = LEFT + 2 * UNIT + power * UNIT
+    names = report.peers_of(results)
+    rows = [(r, found) for r in results if (found := report.ratios(r))]
+    height = 44 + sum(len(found) * HEIGHT + 6 for _, found in rows)
+    size = f'width="{LEFT + (HIGH - LOW) * UNIT + 20}" height="{height}"'
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">']
+    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+    for number, name in enumerate(names):
+        x = LEFT + 110 * number
+        parts.append(f'<rect x="{x}" y="2" width="10" height="10" fill="{colours[name]}"/>')
+        parts.append(f'<text x="{x + 14}" y="11">{html.escape(name)}</text>')
+    for power in range(LOW, HIGH + 1):
+        x = LEFT + (power - LOW) * UNIT
         parts.append(
-            f'<line x1="{x}" y1="16" x2="{x}" y2="{height}" stroke="{"#555" if power == 0 else "#ddd"}"/>'
+            f'<line x1="{x}" y1="30" x2="{x}" y2="{height}" stroke="{"#555" if power == 0 else "#ddd"}"/>'
         )
-        parts.append(f'<text x="{x}" y="12" text-anchor="middle">{2.0**power:g}×</text>')
-    y = 24
-    for r in rows:
-        parts.append(
-            f'<text x="{LEFT - 6}" y="{y + 10}" text-anchor="end">{r["workload"]} ({r["threads"]})</text>'
-        )
-        ours = median(r["seconds"]["flambeau"])
-        for number, name in enumerate(names):
-            if name in r["seconds"]:
-                power = max(-2.0, min(4.0, math.log2(median(r["seconds"][name]) / ours)))
-                start = LEFT + 2 * UNIT + min(power, 0.0) * UNIT
-                colour = COLOURS[number % len(COLOURS)]
-                wide = max(abs(power) * UNIT, 1)
-                parts.append(
-                    f'<rect x="{start:.1f}" y="{y}" width="{wide:.1f}" height="{HEIGHT - 3}" fill="{colour}">'
-                    f"<title>{name}: {2.0**power:.2f}×</title></rect>"
-                )
+        parts.append(f'<text x="{x}" y="26" text-anchor="middle">{2.0**power:g}×</text>')
+    y = 38
+    for r, found in rows:
+        middle = y + (len(found) * HEIGHT) // 2 + 3
+        label = f"{r['workload']} ({r['threads']})"
+        parts.append(f'<text x="{LEFT - 6}" y="{middle}" text-anchor="end">{html.escape(label)}</text>')
+        for name in names:
+            if name not in found:
+                continue
+            power = max(float(LOW), min(float(HIGH), math.log2(found[name])))
+            start = LEFT + (min(power, 0.0) - LOW) * UNIT
+            parts.append(
+                f'<rect x="{start:.1f}" y="{y}" width="{max(abs(power) * UNIT, 1):.1f}" height="{HEIGHT - 2}" '
+                f'fill="{colours[name]}"><title>{html.escape(name)}: {found[name]:.2f}×</title></rect>'
+            )
             y += HEIGHT
-        y += 4
+        y += 6
     return "\n".join([*parts, "</svg>"])
+
+
+_PAGE = """<!doctype html>
+<meta charset="utf-8"><title>Flambeau's benchmarks</title>
+<style>body{{font-family:sans-serif;font-size:13px}} table{{border-collapse:collapse}} td,th{{padding:2px 8px;
+text-align:right;border-bottom:1px solid #ddd}} td:first-child,th:first-child{{text-align:left}}</style>
+<h1>Flambeau beside its peers</h1>
+<pre>{about}</pre>
+<p>Numbers under a peer's name are its time over ours: above 1, we are faster. All are medians of interleaved rounds.</p>
+{tables}
+{picture}
+"""
+
+
+def page(record: Record) -> str:
+    """HTML that stands alone."""
+    peers = report.peers_of(record.results)
+    (before, after), results = report.MEANS, record.results
+    tables = [
+        ([*before, *peers, *after], report.means(results, peers)),
+        (report.headings(peers), [report.line(r, record.machine(r), peers) for r in results]),
+        (report.memory_headings(peers), report.memory(results, peers)),
+    ]
+    return _PAGE.format(
+        about=html.escape("\n".join(report.described(run) for run in record.runs)),
+        tables="\n".join(_table(headings, lines) for headings, lines in tables if lines),
+        picture=svg(results),
+    )
+
+
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    def row(cells: Sequence[str], kind: str) -> str:
+        return "<tr>" + "".join(f"<{kind}>{html.escape(c)}</{kind}>" for c in cells) + "</tr>"
+
+    return "<table>" + row(headings, "th") + "".join(row(cells, "td") for cells in lines) + "</table>"

@@ -1,86 +1,93 @@
 """``python -m benchmarks.worker PEER THREADS``: one peer in a process of its own, so that its threads disturb nobody else.
 
-Reads commands in JSON from standard input, a line each, and answers each with a line:
-``{"load": NAME, "result": FILE}`` prepares a workload and keeps its result; ``{"repeat": N}`` times N calls of it.
+Reads commands in JSON from standard input, a line each, and answers each with a line; the first line says that the peer
+is imported. ``{"load": NAME, "folder": FOLDER}`` prepares a workload, calls it and keeps the result in FOLDER/PEER.npz;
+``{"convert": NAME, "folder": FOLDER, "peers": [...]}`` writes files for peers that need them, in PyTorch's process;
+``{"repeat": N, "before": M}`` times N calls after M others; ``{"peak": N}`` measures the memory of N calls.
 """
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import memory
+from benchmarks.peers import Runtime, Skipped, runtime
 from benchmarks.workloads import Workload, chosen
 
 
-def module_of(peer: str, threads: int) -> Any:
-    """The module that stands for torch in this process."""
-    if peer == "flambeau":
-        import flambeau
+class Worker:
+    def __init__(self, peer: str, threads: int) -> None:
+        self.peer = peer
+        self.runtime: Runtime = runtime(peer, threads)
+        self.call: Callable[[], Any] | None = None
+        memory.reset_peak()
 
-        flambeau.set_num_threads(threads)
-        return flambeau
-    import torch
+    def answer(self, command: dict[str, Any]) -> dict[str, Any]:
+        if "load" in command:
+            (workload,) = chosen(command["load"])
+            return self.load(workload, Path(command["folder"]))
+        if "convert" in command:
+            from benchmarks.peers.conversion import convert
 
-    torch.set_num_threads(threads)
-    if peer == "exact":
-        torch.set_default_dtype(torch.float64)
-    return torch
+            (workload,) = chosen(command["convert"])
+            return {"skipped": convert(workload, Path(command["folder"]), command["peers"])}
+        assert self.call is not None
+        if "peak" in command:
+            gc.collect()
+            memory.reset_peak()
+            timed(self.call, command["peak"])
+            return {"peak": memory.peak()}
+        timed(self.call, command.get("before", 0))
+        return {"seconds": timed(self.call, command["repeat"])}
+
+    def load(self, workload: Workload, folder: Path) -> dict[str, Any]:
+        self.call = None  # frees the last workload first
+        gc.collect()
+        started = time.perf_counter()
+        call = self.runtime.load(workload, folder)
+        result = call()
+        first = time.perf_counter() - started
+        peak = memory.peak()
+        np.savez(folder / f"{self.peer}.npz", *self.runtime.arrays(result))
+        self.call = call
+        return {"first": first, "peak": peak}
 
 
-def prepared(workload: Workload, peer: str, m: Any) -> Callable[[], Any]:
-    """A call of the workload without arguments."""
-    tensors = [m.from_numpy(a) for a in workload.arrays()]
-    if peer == "exact":
-        tensors = [t.double() if t.is_floating_point() else t for t in tensors]
-    function = workload.setup(m)
-    if peer == "exact" and hasattr(function, "double"):
-        function = function.double()
-    if peer in ("flambeau", "torch.compile"):
-        function = m.compile(function)
-    if workload.trains:
-        return lambda: function(*tensors)
-
-    def forward() -> Any:
-        with m.no_grad():
-            return function(*tensors)
-
-    return forward
+def timed(call: Callable[[], Any], repeat: int) -> float:
+    """Mean seconds of a call."""
+    started = time.perf_counter()
+    for _ in range(repeat):
+        call()
+    return (time.perf_counter() - started) / max(repeat, 1)
 
 
 def main() -> None:
-    peer, threads = sys.argv[1], int(sys.argv[2])
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # what a library prints is no answer
-    m = module_of(peer, threads)
-    call: Callable[[], Any] | None = None
-    for line in sys.stdin:
-        command = json.loads(line)
-        try:
-            if "load" in command:
-                call = None  # frees the last workload first
-                (workload,) = chosen(command["load"])
-                started = time.perf_counter()
-                call = prepared(workload, peer, m)
-                result = call()
-                first = time.perf_counter() - started
-                np.save(command["result"], np.asarray(result.detach().numpy(), np.float64))
-                call()
-                answer: dict[str, Any] = {"first": first}
-            else:
-                assert call is not None
-                started = time.perf_counter()
-                for _ in range(command["repeat"]):
-                    call()
-                answer = {"seconds": (time.perf_counter() - started) / command["repeat"]}
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
+    # What a library prints, in Python or below, is no answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(answer: dict[str, Any]) -> None:
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+    worker = Worker(sys.argv[1], int(sys.argv[2]))
+    say({"imported": memory.resident()})
+    for line in sys.stdin:
+        try:
+            say(worker.answer(json.loads(line)))
+        except Skipped as reason:
+            say({"skipped": str(reason)})
+        except Exception as error:
+            say({"error": f"{type(error).__name__}: {error}"})
 
 
 if __name__ == "__main__":

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.workloads.base import Workload, normal
+from benchmarks.workloads.base import Gradient, Workload, normal
 
 
 def _convolution(
     name: str, batch: int, channels: int, size: int, features: int, window: int, kind: str, **options: Any
 ) -> Workload:
+    """A square image of `size`; `flat`: one axis only; `transposed`: without overlap, as networks that upsample do."""
     groups, stride = options.get("groups", 1), options.get("stride", 1)
-    out = size // stride
-    spatial = (size,) if options.get("flat") else (size, size)
-    taps = window ** len(spatial)
-    x, w = (batch, channels, *spatial), (features, channels // groups, *[window] * len(spatial))
-    y = (batch, features, *[out] * len(spatial))
-    given = {"stride": stride, "padding": window // 2, "groups": groups}
+    flat, transposed = options.get("flat"), options.get("transposed")
+    axes = 1 if flat else 2
+    out = size * window if transposed else size // stride
+    x = (batch, channels, *[size] * axes)
+    w = (channels, features) if transposed else (features, channels // groups)
+    w += (window,) * axes
+    y = (batch, features, *[out] * axes)
+    given = {"stride": window} if transposed else {"stride": stride, "padding": window // 2, "groups": groups}
 
     def setup(m: Any) -> Any:
-        function = m.nn.functional.conv1d if options.get("flat") else m.nn.functional.conv2d
-        if kind == "forward":
-            return lambda x, w: function(x, w, **given)
+        F = m.nn.functional
+        function = F.conv_transpose2d if transposed else F.conv1d if flat else F.conv2d
 
-        def gradient(x: Any, w: Any, ct: Any) -> Any:
-            with m.enable_grad():
-                wanted = (x if kind == "dgrad" else w).detach().requires_grad_()
-                result = function(wanted, w, **given) if kind == "dgrad" else function(x, wanted, **given)
-                return m.autograd.grad(result, wanted, ct)[0]
+        def forward(x: Any, w: Any) -> Any:
+            return function(x, w, **given)
 
-        return gradient
+        return forward if kind == "forward" else Gradient(forward, 0 if kind == "dgrad" else 1)
 
     shapes = (x, w) if kind == "forward" else (x, w, y)
-    work = 2 * batch * features * out ** len(spatial) * (channels // groups) * taps
+    taps = 1 if transposed else window**axes
+    work = 2 * batch * features * out**axes * (channels // groups) * taps
     return Workload(f"conv.{name}_n{batch}.{kind}", normal(*shapes), setup, work)
 
 
@@ -44,6 +44,7 @@ SHAPES: tuple[tuple[str, tuple[int, int, int, int], dict[str, Any]], ...] = (
     ("3x3_512_7", (512, 7, 512, 3), {}),
     ("1x1_256_64_56", (256, 56, 64, 1), {}),
     ("depthwise_144_56", (144, 56, 144, 3), {"groups": 144}),
+    ("transposed_128_64_28", (128, 28, 64, 2), {"transposed": True}),
     ("1d_9_128_1024", (128, 1024, 128, 9), {"flat": True}),
 )
 

@@ -1,14 +1,23 @@
-"""Matrix products: squares, transposed operands, skinny ones, batches."""
+"""Matrix products: squares, transposed operands, skinny ones, batches, and short types."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.workloads.base import Workload, normal
+import numpy as np
+
+from benchmarks.workloads.base import Array, Workload, normal
 
 
 def _product(
-    name: str, m: int, n: int, k: int, left: bool = False, right: bool = False, batch: int = 0
+    name: str,
+    m: int,
+    n: int,
+    k: int,
+    left: bool = False,
+    right: bool = False,
+    batch: int = 0,
+    dtype: str = "",
 ) -> Workload:
     """(m, k) by (k, n); `left` and `right`: that operand lies transposed in memory."""
     lead = (batch,) if batch else ()
@@ -19,8 +28,29 @@ def _product(
 
     count = max(batch, 1)
     return Workload(
-        f"gemm.{name}", normal(*shapes), setup, 2 * count * m * n * k, 4 * count * (m * n + m * k + n * k)
+        f"gemm.{name}",
+        normal(*shapes),
+        setup,
+        2 * count * m * n * k,
+        (2 if dtype else 4) * count * (m * n + m * k + n * k),
+        2e-2 if dtype else 1e-4,
+        dtype,
     )
+
+
+def _bytes(s: int) -> Workload:
+    """int8 x int8 -> int32, exact."""
+
+    def arrays() -> list[Array]:
+        rng = np.random.default_rng(0)
+        return [rng.integers(-127, 128, (s, s)).astype(np.int8) for _ in range(2)]
+
+    def setup(m: Any) -> Any:
+        if hasattr(m, "_int_mm"):  # PyTorch's name of this product
+            return lambda a, b: m._int_mm(a, b)
+        return lambda a, b: a.to(m.int32) @ b.to(m.int32)
+
+    return Workload(f"gemm.{s}_int8", arrays, setup, 2 * s**3, 6 * s * s, 0.0)
 
 
 PRODUCTS = (
@@ -38,4 +68,6 @@ PRODUCTS = (
     _product("96x128x128x64", 128, 128, 64, batch=96),
     _product("96x128x128x64_nt", 128, 128, 64, right=True, batch=96),
     _product("96x128x64x128", 128, 64, 128, batch=96),
+    *[_product(f"{s}_bf16", s, s, s, dtype="bfloat16") for s in (512, 1024)],
+    *[_bytes(s) for s in (512, 1024)],
 )

@@ -139,6 +139,66 @@ def gpt(
     return GPT()
 
 
+def gpt_decoder(m: Any, width: int = 768, layers: int = 12, heads: int = 12) -> Module:
+    """GPT-2 small for one token after others, whose keys and values come as (layers, 2, batch, heads, length, width).
+
+    Gives the token's logits and its own keys and values, which the caller appends.
+    """
+    nn, F = m.nn, m.nn.functional
+
+    class Decoder(nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = gpt(m, width=width, layers=layers, heads=heads)
+
+        def forward(self, index: Any, past: Any) -> Any:
+            net, length, kept = self.net, past.shape[4], []
+            x = net.tokens(index) + net.places(m.arange(length, length + 1))
+            for number in range(layers):
+                block = net.blocks[number]
+                b, s, _ = x.shape
+                qkv = block.qkv(block.ln1(x)).view(b, s, 3, heads, width // heads)
+                q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+                kept += [k, v]
+                k, v = m.cat([past[number, 0], k], 2), m.cat([past[number, 1], v], 2)
+                y = F.scaled_dot_product_attention(q, k, v)
+                x = x + block.proj(y.transpose(1, 2).reshape(b, s, width))
+                x = x + block.out(F.gelu(block.fc(block.ln2(x)), approximate="tanh"))
+            return net.blocks[layers](x) @ net.tokens.weight.t(), m.stack(kept)
+
+    return Decoder()
+
+
+def lstm(m: Any) -> Module:
+    """64 -> 256 over (batch, steps, 64); gives every step's state."""
+    nn = m.nn
+
+    class Steps(nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells = nn.LSTM(64, 256, batch_first=True)
+
+        def forward(self, x: Any) -> Any:
+            return self.cells(x)[0]
+
+    return Steps()
+
+
+def lstm_classifier(m: Any) -> Module:
+    """Ten classes from the last state of an LSTM."""
+    nn = m.nn
+
+    class Classifier(nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps, self.head = lstm(m), nn.Linear(256, 10)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.steps(x)[:, -1])
+
+    return Classifier()
+
+
 def unet(m: Any) -> Module:
     """Three levels with skips, transposed convolutions on the way up."""
     nn = m.nn

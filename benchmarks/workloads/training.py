@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.workloads import models
-from benchmarks.workloads.base import Array, Workload, fill
+from benchmarks.workloads.base import Array, Step, Workload, fill
 
 
 def _step(
@@ -17,21 +17,15 @@ def _step(
     optimizer: Callable[[Any, Any], Any],
     arrays: Callable[[], list[Array]],
 ) -> Workload:
-    def setup(m: Any) -> Any:
-        net = fill(make(m), m)
-        chosen = optimizer(m, net.parameters())
-
-        def step(x: Any, y: Any) -> Any:
-            chosen.zero_grad()
+    def setup(m: Any) -> Step:
+        def loss(net: Any, x: Any, y: Any) -> Any:
             out = net(x)
-            loss = m.nn.functional.cross_entropy(out.reshape(-1, out.shape[-1]), y.reshape(-1))
-            loss.backward()
-            chosen.step()
-            return loss.detach()
+            return m.nn.functional.cross_entropy(out.reshape(-1, out.shape[-1]), y.reshape(-1))
 
-        return step
+        net = fill(make(m), m)
+        return Step(net, loss, optimizer(m, net.parameters()))
 
-    return Workload(f"training.{name}", arrays, setup, trains=True, tolerance=1e-3)
+    return Workload(f"training.{name}", arrays, setup, tolerance=1e-3)
 
 
 def _images(shape: tuple[int, ...], classes: int) -> Callable[[], list[Array]]:
@@ -61,4 +55,5 @@ TRAINING = (
         lambda m, p: m.optim.AdamW(p, lr=1e-4),
         _text,
     ),
+    _step("lstm_64_256", models.lstm_classifier, lambda m, p: m.optim.Adam(p), _images((16, 100, 64), 10)),
 )

@@ -1,4 +1,4 @@
-"""The benchmarks run, and notice wrong results."""
+"""The benchmarks run, beside every peer that is installed, and notice wrong results."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 
-import flambeau as fb
-from benchmarks import overhead
-from benchmarks.__main__ import Peer, compare, limit, row
-from benchmarks.chart import markdown, svg
-from benchmarks.machine import Machine
-from benchmarks.worker import module_of, prepared
+from benchmarks import report, runner
+from benchmarks.chart import page, svg
+from benchmarks.machine import Limits, Machine
+from benchmarks.peers import PEERS, absent
+from benchmarks.peers.modules import Modules
+from benchmarks.record import Record
+from benchmarks.runner import Peer, Result, compare, relative_error
 from benchmarks.workloads import WORKLOADS, chosen
 from flambeau.runtime import threads
 
 ROOT = Path(__file__).resolve().parents[2]
+MACHINE = Machine("any", 512, (Limits(1, 100.0, 20.0), Limits(2, 180.0, 30.0)))
 
 
 @pytest.fixture(autouse=True)
@@ -37,92 +38,198 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+def result(name: str, seconds: dict[str, list[float]], count: int = 1, **more: object) -> Result:
+    """As `compare` gives it."""
+    empty: Result = {n: {} for n in ("first", "errors", "failed", "skipped", "wrong", "memory")}
+    first = {"flambeau": 0.25}
+    return {**empty, "workload": name, "threads": count, "seconds": seconds, "first": first, "run": 0, **more}
+
+
 def test_from_the_command_line(tmp_path: Path) -> None:
-    output = tmp_path / "found.json"
-    options = ["--peer", "none", "--rounds", "2", "--json", str(output)]
+    output, html = tmp_path / "found.json", tmp_path / "found.html"
+    options = ["--peer", "none", "--rounds", "3", "--json", str(output), "--html", str(html)]
     assert run("--workload", "gemm.64", *options).returncode == 0
     assert run("--workload", "gemm.64,gemm.127_odd", *options, "--resume").returncode == 0
     found = json.loads(output.read_text())
-    assert found["machine"]["peak_gflops"] > 0
-    assert [r["workload"] for r in found["results"]] == ["gemm.64", "gemm.127_odd"]
-    assert all(len(r["seconds"]["flambeau"]) == 2 for r in found["results"])
+    assert len(found["runs"]) == 2 and found["runs"][0]["machine"]["limits"][0]["peak_gflops"] > 0
+    assert [(r["workload"], r["run"]) for r in found["results"]] == [("gemm.64", 0), ("gemm.127_odd", 1)]
+    assert all(len(r["seconds"]["flambeau"]) == 3 for r in found["results"])
+    assert "gemm.127_odd" in html.read_text()
 
 
-def test_bad_choices() -> None:
-    for option, value, said in [
-        ("--workload", "nonsense", "there is no workload 'nonsense'"),
-        ("--peer", "abacus", "there is no peer 'abacus'"),
+def test_bad_choices(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text('{"runs": [')
+    for options, said in [
+        (["--workload", "nonsense"], "there is no workload 'nonsense'"),
+        (["--peer", "abacus"], "there is no peer 'abacus'"),
+        (["--json", str(damaged), "--resume"], "is not a record"),
     ]:
-        done = run(option, value)
+        done = run(*options)
         assert done.returncode == 2
-        assert said in done.stderr
+        assert said in done.stderr.replace("\n", " ")
 
 
 def test_choosing() -> None:
     assert chosen("all") == list(WORKLOADS)
     assert [w.name for w in chosen("gemm.64,memory.sum")] == ["gemm.64", "memory.sum"]
-    assert {w.name.split(".")[0] for w in WORKLOADS} == {"gemm", "memory", "conv", "inference", "training"}
+    groups = {"gemm", "memory", "conv", "inference", "training", "overhead"}
+    assert {w.group for w in WORKLOADS} == groups
     assert len({w.name for w in WORKLOADS}) == len(WORKLOADS)
 
 
 SMALL = (
-    "gemm.64", "gemm.127_odd", "gemm.512_tt", "conv.3x3_512_7_n1.forward", "conv.depthwise_144_56_n1.dgrad",
-    "conv.1d_9_128_1024_n1.wgrad", "inference.mlp_1", "training.mlp_64",
+    "gemm.64", "gemm.127_odd", "gemm.512_tt", "gemm.512_int8", "gemm.512_bf16", "conv.3x3_512_7_n1.forward",
+    "conv.depthwise_144_56_n1.dgrad", "conv.1d_9_128_1024_n1.wgrad", "conv.transposed_128_64_28_n1.wgrad",
+    "inference.mlp_1", "training.mlp_64", "overhead.two_forward_backward",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_same_as_torch(name: str) -> None:
+def test_same_as_torch(name: str, tmp_path: Path) -> None:
     """One function for both modules gives one result; exactness is the comparison's own check."""
     torch = pytest.importorskip("torch")
     (workload,) = chosen(name)
-    found = [prepared(workload, peer, module_of(peer, 1))() for peer in ("flambeau", "torch")]
-    ours, theirs = (np.asarray(t.detach().numpy()) for t in found)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(np.abs(theirs).max()))
-    torch.set_num_threads(2)
-
-
-def test_rounds_alternate_and_errors_are_kept() -> None:
-    pytest.importorskip("torch")
-    (workload,) = chosen("gemm.64")
-    peers = [Peer("flambeau", 1), Peer("torch", 1)]
-    exact = Peer("exact", 1)
     try:
-        result = compare(workload, peers, 1, 2, exact)
-        with pytest.raises(click.ClickException, match="wrong by"):
-            compare(replace(workload, tolerance=0.0), peers, 1, 1, exact)
-        assert peers[0].ask(load="nonsense", result="")["error"].startswith("KeyError")
+        runtimes = [Modules(peer, 1) for peer in ("flambeau", "torch")]
+        (ours,), (theirs,) = (r.arrays(r.load(workload, tmp_path)()) for r in runtimes)
+    finally:
+        torch.set_num_threads(2)
+        for r in runtimes:
+            r.m.set_grad_enabled(True)
+    rtol = max(1e-3, workload.tolerance)
+    np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol / 10 * float(np.abs(theirs).max()))
+
+
+@pytest.fixture(scope="module")
+def compared() -> Iterator[dict[str, Result]]:
+    """A few workloads by every peer, each in its process."""
+    pytest.importorskip("torch")
+    names = [n for n in PEERS if n != "torch.compile" and absent(n) is None]
+    peers, exact = [Peer(n, 1) for n in ("flambeau", *names)], Peer("exact", 1)
+    wanted = "gemm.64,conv.transposed_128_64_28_n1.wgrad,training.mlp_64,overhead.record,inference.mlp_1"
+    try:
+        found = {w.name: compare(w, peers, 3, exact) for w in chosen(wanted)}
+        found["wrong"] = compare(replace(chosen("gemm.64")[0], tolerance=1e-30), peers[:1], 3, exact)
+        found["nothing"] = {"answer": peers[0].ask(load="nonsense", folder="")}
     finally:
         for peer in (*peers, exact):
             peer.close()
-    assert {n: len(s) for n, s in result["seconds"].items()} == {"flambeau": 2, "torch": 2}
-    assert set(result["errors"]) == {"flambeau", "torch"} and not result["failed"]
-    cells = row(workload, result, Machine("any", 512, 100.0, 20.0), ["torch"])
-    assert cells[0] == "gemm.64" and "GF/s" in cells[3]
+    yield found
 
 
-def test_a_worker_that_ends_is_an_error() -> None:
+def test_every_peer_takes_its_turn(compared: dict[str, Result]) -> None:
+    found = compared["gemm.64"]
+    names = ["flambeau", *[n for n in PEERS if n != "torch.compile" and absent(n) is None]]
+    assert {n: len(s) for n, s in found["seconds"].items()} == dict.fromkeys(names, 3)
+    assert set(found["errors"]) == set(names) and max(found["errors"].values()) < 1e-5
+    assert not found["failed"] and not found["skipped"]
+
+
+def test_peers_without_gradients_skip_them(compared: dict[str, Result]) -> None:
+    for name in ("conv.transposed_128_64_28_n1.wgrad", "training.mlp_64"):
+        skipped = compared[name]["skipped"]
+        assert set(skipped) <= {"onnxruntime", "openvino"} and set(skipped.values()) <= {"inference only"}
+        assert {"flambeau", "torch"} <= set(compared[name]["seconds"])
+        assert absent("jax") or "jax" in compared[name]["seconds"]
+    assert "not compiled" in " ".join(compared["overhead.record"]["skipped"].values()) or absent("jax")
+
+
+def test_memory_of_models(compared: dict[str, Result]) -> None:
+    weights = 4 * (784 * 512 + 512 * 512 + 512 * 10)
+    for name in ("training.mlp_64", "inference.mlp_1"):
+        for peer, found in compared[name]["memory"].items():
+            assert found["imported"] > 1 << 20, peer
+            assert min(found["first"], found["running"]) > weights, peer
+    assert not compared["gemm.64"]["memory"]
+
+
+def test_a_wrong_result_is_reported(compared: dict[str, Result]) -> None:
+    found = compared["wrong"]
+    assert "flambeau" in found["wrong"] and "wrong by" in found["failed"]["flambeau"]
+    assert report.line({**found, "run": 0}, MACHINE, ["torch"])[2] == "wrong"
+    assert compared["nothing"]["answer"]["error"].startswith("KeyError")
+
+
+def test_a_worker_that_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     peer = Peer("flambeau", 1)
-    peer.close()
     assert "ended" in peer.ask(repeat=1)["error"]
+    monkeypatch.setattr(runner, "PATIENCE", 0.0)
+    assert "no answer" in peer.start()["error"]
+    assert peer.process is None
+
+
+def test_relative_errors() -> None:
+    exact = [np.array([1.0, -4.0]), np.array([0.5])]
+    assert relative_error([np.array([1.0, -3.0]), np.array([0.5])], exact) == 0.25
+    assert relative_error([np.array([1.0, -4.0])], exact) == float("inf")
 
 
 def test_share_of_the_limits() -> None:
-    machine = Machine("any", 512, 100.0, 20.0)
     (product,), (sums,) = chosen("gemm.512"), chosen("memory.row_sum")
-    assert limit(product, product.work / 50e9, 1, machine) == "50 GF/s 50%"
-    assert limit(product, product.work / 100e9, 2, machine) == "100 GF/s 50%"
-    assert limit(sums, sums.traffic / 10e9, 1, machine) == "10.0 GB/s 50%"
+    assert report.limit(product, product.work / 50e9, 1, MACHINE) == "50 GF/s 50%"
+    assert report.limit(product, product.work / 90e9, 2, MACHINE) == "90 GF/s 50%"
+    assert report.limit(sums, sums.traffic / 10e9, 1, MACHINE) == "10.0 GB/s 50%"
+    with pytest.raises(KeyError):
+        MACHINE.of(3)
+
+
+def test_lines_means_and_notes() -> None:
+    fast = result("gemm.512", {"flambeau": [1.0, 1.0], "torch": [2.0, 2.0], "jax": [0.5, 0.5]})
+    fast["errors"] = {"flambeau": 1e-7, "torch": 2e-7}
+    slow = result("gemm.1024", {"flambeau": [1.0], "torch": [8.0]})
+    slow["skipped"], slow["failed"], slow["wrong"] = (
+        {"openvino": "inference only"},
+        {"jax": "wrong"},
+        {"jax": 1.0},
+    )
+    assert report.line(fast, MACHINE, ["torch", "jax"]) == [
+        "gemm.512", "1", "1000.000 ±0%", "0 GF/s 0%", "2.00", "0.50", "0.50", "1e-07 2e-07", "0.25",
+    ]  # fmt: skip
+    assert report.line(slow, MACHINE, ["torch", "jax"])[5:7] == ["wrong", "8.00"]
+    # Geometric means: torch 4, jax 0.5; the best peer's 0.5 and 8 make 2.
+    assert report.means([fast, slow], ["torch", "jax"]) == [["gemm", "1", "4.00", "0.50", "2.00", "1 of 2"]]
+    assert report.notes([fast, slow]) == [
+        "openvino skipped (inference only): gemm.1024",
+        "jax failed (wrong): gemm.1024",
+    ]
+
+
+def test_memory_is_a_table() -> None:
+    mega = 1 << 20
+    found = result("inference.mlp_1", {"flambeau": [1.0]})
+    found["memory"] = {
+        "flambeau": {"imported": 10 * mega, "first": 40 * mega, "running": 20 * mega},
+        "torch": {"imported": 100 * mega, "first": 115 * mega, "running": 120 * mega},
+    }
+    assert report.memory([found], ["torch"]) == [
+        ["inference.mlp_1, first", "1", "30 of 40", "15 of 115", "0.50"],
+        ["inference.mlp_1, running", "1", "10 of 20", "20 of 120", "2.00"],
+    ]
+    assert report.imports([found]) == {"flambeau": 10.0, "torch": 100.0}
+
+
+def test_records_are_added_to(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    record = Record(path)
+    record.begin(MACHINE)
+    record.add(result("gemm.64", {"flambeau": [1.0], "torch": [1.0]}, skipped={"openvino": "no"}))
+    record.add(result("gemm.128", {}, failed={"flambeau": "broken"}))
+    again = Record(path, resume=True)
+    assert again.has("gemm.64", 1, ["torch", "openvino"])
+    assert not again.has("gemm.64", 2, ["torch"]) and not again.has("gemm.64", 1, ["jax"])
+    assert not again.has("gemm.128", 1, [])  # what failed is tried again
+    again.begin(MACHINE)
+    again.add(result("gemm.128", {"flambeau": [1.0]}))
+    found = Record(path, resume=True)
+    assert [(r["workload"], r["run"]) for r in found.results] == [("gemm.64", 0), ("gemm.128", 1)]
+    assert found.machine(found.results[1]) == MACHINE
+    assert Record(path).results == []
 
 
 def test_the_recorded_run_is_shown() -> None:
-    found = json.loads((ROOT / "docs" / "performance.json").read_text())
-    text, picture = markdown(found["results"], Machine(**found["machine"])), svg(found["results"])
+    record = Record(ROOT / "docs" / "performance.json", resume=True)
+    text, picture = report.markdown(record), svg(record.results)
     assert text.count("\n") > 10 and "gemm.512 |" in text
-    assert picture.startswith("<svg") and picture.count("<rect") >= len(found["results"]) / 2
-
-
-def test_overhead() -> None:
-    a, b = fb.tensor([1.0, 2.0]), fb.tensor([3.0, 4.0])
-    for measured in (overhead.record(a, b), overhead.evaluate(a, b), overhead.compiled_call(a, b)):
-        assert 0 < measured < 1e5  # microseconds
+    assert picture.startswith("<svg") and picture.count("<rect") >= len(record.results) / 2
+    assert picture in page(record)
