@@ -24,7 +24,7 @@ enters: it adds one to `active`, and works if the word is still the one that it 
 claim, it closes the job and waits for `active` to become 0. Word and `active` are sequentially consistent: either
 the worker sees that the job is closed, or the caller sees the worker. So the job is stable while it is read.
 
-Sleep. Workers spin on the word for some tens of microseconds, offering the CPU to others sixteen times meanwhile (a thread
+Sleep. Workers spin on the word for about 200 microseconds, offering the CPU to others sixteen times meanwhile (a thread
 that has work may be waiting for it), then sleep on a condition variable; `sleepers` and the word are sequentially
 consistent, so either the caller sees the sleeper or the sleeper sees the job. Waking costs the caller some microseconds
 and takes some tens: it starts alone, and wakes the workers once the rest of the job would take it `WORTHWHILE` longer, or
@@ -74,16 +74,16 @@ _FIELDS = {
 }
 
 UNITS = 64
-WORTHWHILE = 20_000  # ns
+WORTHWHILE = 40_000  # ns
 DEBT = 100_000
 MEMORY = 200_000
 PLACED = 32
 MAX_THREADS = 1024
 
-# Spins before a thread sleeps: some tens of microseconds at the usual length of each architecture's pause.
+# Spins before a thread sleeps: about 200 microseconds at the usual length of each architecture's pause.
 _PAUSE = {
-    "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()", 2048),
-    "aarch64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)", 16384),
+    "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()", 8192),
+    "aarch64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)", 65536),
 }
 # CLOCK_MONOTONIC; 1 on Linux.
 _MONOTONIC = {"darwin": 6, "macos": 6, "freebsd": 4, "netbsd": 3, "openbsd": 3}
@@ -103,7 +103,7 @@ def pool_ir(triple: str, linkage: str = LINK_ONCE) -> str:
     head = f'target triple = "{triple}"\n'
     if not has_threads(triple):
         return head + _template("pool_inline.ll").substitute(linkage=linkage)
-    declaration, pause, spins = _PAUSE.get(_architecture(triple), ("", "", 16384))
+    declaration, pause, spins = _PAUSE.get(_architecture(triple), ("", "", 65536))
     values = {
         **_FIELDS,
         "linkage": linkage,
