@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flambeau.compiler.ir.dims import Dim, Index, maximum, minimum
+from flambeau.compiler.ir.dims import Dim, Index, minimum
 from flambeau.compiler.lowering.contraction_emitter import Buffer, Emitter, Value
 from flambeau.compiler.lowering.contraction_packing import Packer, Panel
 from flambeau.compiler.lowering.contraction_problem import (
@@ -34,6 +34,8 @@ from flambeau.compiler.schedule.cpu_contraction import ContractionSchedule, CpuS
 
 #: Bytes of a row that a packing task copies before it goes on to the next, where rows are neighbours in memory.
 PACKED_RUN = 1024
+#: So that threads get equal parts of few panels, their depth is shared too.
+PACKED_DEPTH = 64
 
 
 def schedule_of(problem: Contraction, cpu: CpuShape) -> tuple[Contraction, ContractionSchedule]:
@@ -236,16 +238,18 @@ class _Packed(Tiles):
 
         def several(at: list[Index]) -> None:
             begin, end = at[0] * group, minimum(at[0] * group + group, extent // width)
+            upper = at[1] * PACKED_DEPTH
 
             def depths(k: Index, _: list[Value]) -> None:
                 self.b.for_(begin, end, 1, lambda n, _: packer.copy_row(batch, panel(n, width), k))
 
-            self.b.for_(0, depth, 1, depths)
-            if not (isinstance(extent, int) and extent % width == 0):
-                self.b.for_(maximum(begin, extent // width), minimum(begin + group, panels), 1, partial)
+            self.b.for_(upper, minimum(upper + PACKED_DEPTH, depth), 1, depths)
 
         if group > 1:
-            self.b.parallel([ceil_div(panels, group)], several)
+            if extent // width != 0:
+                self.b.parallel([ceil_div(extent // width, group), ceil_div(depth, PACKED_DEPTH)], several)
+            if not (isinstance(extent, int) and extent % width == 0):
+                self.b.for_(extent // width, panels, 1, partial)
         else:
             self.b.parallel([panels], lambda at: partial(at[0], []))
 

@@ -19,6 +19,8 @@ UNROLL = 4
 #: Columns of B that are packed at a time, in tasks: together two of these fill a core's L2, so what is packed is still in
 #: L2 or L3 when it is read. More would go to memory and come back where N is large (a vocabulary).
 PACKED_TASKS = 4
+#: Tasks that the scheme *packed* has at a time, if there are tiles enough: threads finish together.
+TASKS = 64
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,9 @@ def choose(
     wide = vectors * lanes
     most = max(1, cpu.l2 // 2 // (block_k * size) // wide)
     across = PACKED_TASKS * most * wide
-    task_rows = rows * _even(m, rows, 8)
     task_columns = wide * _even(n if isinstance(n, Dim) else min(n, across), wide, most)
+    tiles = -(-em // rows) * -(-min(en, across) // task_columns)
+    task_rows = rows * _even(m, rows, max(1, min(8, tiles // TASKS)))
     return ContractionSchedule(
         "packed", lanes, rows, vectors, block_k, task_rows, task_columns, across=across
     )
