@@ -22,6 +22,7 @@ from flambeau.compiler.lowering.kernels import LoweredKernel, lower_kernel, symb
 from flambeau.compiler.passes.block_convolutions import block_convolutions
 from flambeau.compiler.passes.decompose import decompose
 from flambeau.compiler.passes.fuse import Program, fuse
+from flambeau.compiler.passes.order import order
 from flambeau.compiler.passes.pack_weights import pack_weights
 from flambeau.compiler.passes.plan import MemoryPlan, byte_size, plan
 from flambeau.compiler.passes.simplify import simplify
@@ -73,6 +74,20 @@ class Compilation:
     seconds: dict[str, float] = field(default_factory=dict)
     #: The entry counts each kernel call's runs and nanoseconds (`targets/entry.py`).
     profile: bool = False
+
+    def overwrites(self) -> tuple[tuple[int, int], ...]:
+        """Numbers of a result and of a parameter that may be given the same memory by the caller."""
+        assert self.memory is not None and self.simplified is not None
+        results = self.simplified.results
+        parameters = {p: n for n, p in enumerate(self.simplified.parameters[: len(self.graph.parameters)])}
+        # A parameter that is a result too is copied when all kernels have run.
+        return tuple(
+            [
+                (results.index(result), parameters[parameter])
+                for result, parameter in self.memory.overwrites
+                if parameter in parameters and parameter not in results
+            ]
+        )
 
     def size_of(self, expression: Index) -> Callable[[Sequence[int]], int]:
         """A function from the symbols' values to the value of a size."""
@@ -164,7 +179,11 @@ def _loops(c: Compilation, opt_level: int, entry: str) -> None:
 
 def _plan(c: Compilation, opt_level: int, entry: str) -> None:
     assert c.program is not None
-    c.memory = plan(c.program, [c.kernels[name].workspace for name in c.names])
+    numbers = order(c.program, [c.kernels[name].in_place for name in c.names])
+    c.names = tuple([c.names[n] for n in numbers])
+    c.program = Program(c.program.graph, tuple([c.program.calls[n] for n in numbers]))
+    kernels = [c.kernels[name] for name in c.names]
+    c.memory = plan(c.program, [k.workspace for k in kernels], [k.in_place for k in kernels])
 
 
 def _llvm(c: Compilation, opt_level: int, entry: str) -> None:

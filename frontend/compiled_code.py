@@ -32,6 +32,7 @@ class CompiledCode:
 
     It takes `parameters` arguments besides; `results` are the bytes of its results that are known. `preparation` computes
     from the weights what this code takes as arguments behind the graph's own; None if there is nothing to prepare.
+    `overwrites`: the pairs (result, parameter) that may be given the same memory.
     """
 
     object_code: bytes
@@ -40,6 +41,7 @@ class CompiledCode:
     parameters: int = 0
     results: tuple[int, ...] = ()
     preparation: CompiledCode | None = None
+    overwrites: tuple[tuple[int, int], ...] = ()
 
     @staticmethod
     def of(compilation: Compilation, preparation: CompiledCode | None = None) -> CompiledCode:
@@ -52,6 +54,7 @@ class CompiledCode:
             len(compilation.graph.parameters),
             tuple([s for s in sizes if isinstance(s, int)]),
             preparation,
+            compilation.overwrites(),
         )
 
     def to_bytes(self) -> bytes:
@@ -64,6 +67,7 @@ class CompiledCode:
             "parameters": self.parameters,
             "results": self.results,
             "preparation": len(prepared),
+            "overwrites": self.overwrites,
         }
         parts = [prepared, *[a.tobytes() for a in self.constants], self.object_code]
         return b"".join([json.dumps(head).encode() + b"\n", *parts])
@@ -90,6 +94,7 @@ class CompiledCode:
             head["parameters"],
             tuple(head["results"]),
             preparation,
+            tuple([(result, parameter) for result, parameter in head["overwrites"]]),
         )
 
 

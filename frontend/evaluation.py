@@ -363,13 +363,15 @@ def compiled(graph: Graph, weights: int = 0) -> Any:
 class Interpreted:
     """A graph run by the operations' own NumPy rules: slow, and independent of code generation."""
 
+    overwrites = ()
+
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
 
     def hold(self, arrays: list[Any]) -> list[Any]:
         return arrays
 
-    def __call__(self, arrays: list[Any], held: Sequence[Any] = ()) -> list[Any]:
+    def __call__(self, arrays: list[Any], held: Sequence[Any] = (), into: Any = None) -> list[Any]:
         with not_recording():
             found = interpreter.evaluate(self.graph, [*arrays, *held])
         return [np.require(a, requirements="C").reshape(a.shape) for a in found]

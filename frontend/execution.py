@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from flambeau.runtime.buffer import Buffer, as_numpy, from_numpy
 from flambeau.runtime.engine import default_engine
 from flambeau.runtime.executor import Executor
 
+Array = np.ndarray[Any, Any]
+
 
 class Held:
     """What stays the same between calls: `pointers` are an executable's arguments behind those that a call gives (weights,
@@ -35,12 +38,14 @@ class Executable:
     """A compiled graph. Calling it with buffers (in the parameters' order) gives the results' buffers.
 
     `dims` are the values of `symbols`, the graph's symbolic dimensions. The last `weights` of the parameters keep their
-    content: `hold` prepares it, and a call gives the result of that instead.
+    content: `hold` prepares it, and a call gives the result of that instead. `overwrites`: pairs of a result and a
+    parameter that may be given the same memory.
     """
 
     __slots__ = (
         "executor",
         "module",
+        "overwrites",
         "symbols",
         "unheld",
         "_constants",
@@ -50,6 +55,7 @@ class Executable:
     )
 
     def __init__(self, graph: Graph, code: CompiledCode) -> None:
+        self.overwrites = code.overwrites
         prepares = code.preparation
         self._preparation = None if prepares is None else _preparation(prepares)
         prepared = 0 if prepares is None else len(prepares.results)
@@ -84,7 +90,25 @@ class Executable:
     ) -> list[Buffer]:
         return self.executor.run([b.ptr for b in inputs] + (held or self.unheld).pointers, dims)
 
-    def hold(self, weights: Sequence[np.ndarray[Any, Any]]) -> Held:
+    def run_into(
+        self,
+        inputs: Sequence[Array],
+        types: Sequence[tuple[Any, tuple[int, ...]]],
+        into: Mapping[int, Array],
+        dims: Sequence[int] = (),
+        held: Held | None = None,
+    ) -> list[Array]:
+        """The results, of these dtypes and shapes; result n in the array `into[n]`, where that is given."""
+        allocate = self.executor.allocator.allocate
+        outputs = [
+            into[n] if n in into else as_numpy(allocate(dtype.itemsize * prod(shape)), dtype, shape)
+            for n, (dtype, shape) in enumerate(types)
+        ]
+        pointers = [_address(a) for a in inputs] + (held or self.unheld).pointers
+        self.executor.check(self.executor(pointers, dims, [_address(a) for a in outputs]))
+        return outputs
+
+    def hold(self, weights: Sequence[Array]) -> Held:
         """The weights for the calls to come, until one of them changes."""
         pointers = [a.__array_interface__["data"][0] for a in weights]
         keep: list[Any] = list(weights)
@@ -98,6 +122,11 @@ class Executable:
     def dims_of(self, shapes: Sequence[tuple[int, ...]]) -> list[int]:
         """The symbols' values from the parameters' concrete shapes."""
         return [shapes[parameter][axis] for parameter, axis in self._dim_sources]
+
+
+def _address(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _preparation(code: CompiledCode) -> tuple[Executor, list[Buffer]]:
@@ -140,11 +169,11 @@ class ArrayExecutable:
     `hold` takes the arrays of the last `weights` parameters once; calls give what it returns in their place.
     """
 
-    __slots__ = ("executable", "hold", "_call", "_results", "_run", "_small", "_unheld")
+    __slots__ = ("executable", "hold", "overwrites", "_call", "_results", "_run", "_small", "_unheld")
 
     def __init__(self, graph: Graph, weights: int = 0) -> None:
         self.executable = compile_graph(graph, weights)
-        self.hold = self.executable.hold
+        self.hold, self.overwrites = self.executable.hold, self.executable.overwrites
         types = [tensor_of(r) for r in graph.results]
         self._results = [(t.element.numpy, t.shape) for t in types]
         self._call = self.executable.executor
@@ -154,8 +183,10 @@ class ArrayExecutable:
         self._small = all(byte_size(r) <= SMALL for r in graph.results)
 
     def __call__(
-        self, arrays: Sequence[np.ndarray[Any, Any]], held: Held | None = None
-    ) -> list[np.ndarray[Any, Any]]:
+        self, arrays: Sequence[Array], held: Held | None = None, into: Mapping[int, Array] | None = None
+    ) -> list[Array]:
+        if into:
+            return self.executable.run_into(arrays, self._results, into, (), held)
         pointers = [a.__array_interface__["data"][0] for a in arrays]
         pointers += (held or self._unheld).pointers
         if not self._small:
@@ -173,21 +204,21 @@ class ArrayExecutable:
 class DynamicExecutable:
     """As `ArrayExecutable`, for graphs with symbolic sizes: each call's arrays say what they are."""
 
-    __slots__ = ("executable", "hold", "_names", "_results")
+    __slots__ = ("executable", "hold", "overwrites", "_names", "_results")
 
     def __init__(self, graph: Graph, weights: int = 0) -> None:
         self.executable = compile_graph(graph, weights)
-        self.hold = self.executable.hold
+        self.hold, self.overwrites = self.executable.hold, self.executable.overwrites
         self._names = [s.name for s in self.executable.symbols]
         self._results = [tensor_of(r) for r in graph.results]
 
     def __call__(
-        self, arrays: Sequence[np.ndarray[Any, Any]], held: Held | None = None
-    ) -> list[np.ndarray[Any, Any]]:
+        self, arrays: Sequence[Array], held: Held | None = None, into: Mapping[int, Array] | None = None
+    ) -> list[Array]:
         dims = self.executable.dims_of([a.shape for a in arrays])
-        outputs = self.executable([from_numpy(a) for a in arrays], dims, held)
         names = dict(zip(self._names, dims, strict=True))
-        return [_view(o, type, names) for o, type in zip(outputs, self._results, strict=True)]
+        types = [(t.element.numpy, tuple([evaluate(d, names) for d in t.shape])) for t in self._results]
+        return self.executable.run_into(arrays, types, into or {}, dims, held)
 
 
 def run_graph(graph: Graph, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:

@@ -17,6 +17,7 @@ import gc
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from sys import getrefcount
 from typing import Any
 
 from flambeau import dtypes, evaluation
@@ -27,6 +28,7 @@ from flambeau.compiler.ir.types import tensor as tensor_type
 from flambeau.dynamic import Family, Pattern, without_sizes
 from flambeau.evaluation import TraceError, content, not_recording, state
 from flambeau.reverse import Meta, is_leaf
+from flambeau.runtime.buffer import is_sole
 from flambeau.storage import Cell, replacements
 from flambeau.tensor import Tensor, new_tensor, read
 
@@ -81,6 +83,8 @@ class _Entry:
             replacements.count
         )  # when the captured cells were last known to be their tensors' own
         self.renewals = 0  # calls, one after the other, that found weights changed
+        self.places: set[Cell | int] = set()  # the same, to look up
+        self.overwrites: list[tuple[int, int]] = []  # (written result, input) that may share memory
         self.providers: list[tuple[Callable[[], Any], Any]] = []
         self.constants: list[Any] = []
         self.written: list[tuple[Cell | int, Meta | None]] = []
@@ -143,7 +147,11 @@ class _Entry:
             arrays.append(evaluation.array_of(source(), element))
         outputs = []
         held = self.held
-        made = () if self.executable is None else self.executable(arrays, held[1] if held else self.hold())
+        made: Any = ()
+        if self.executable is not None:
+            kept = held[1] if held else self.hold()
+            into = self._reused(cells, arrays)
+            made = self.executable(arrays, kept, into) if into else self.executable(arrays, kept)
         for kind, array in zip(self.types, made):
             value = Value(tensor_type(array.shape, kind.element) if self.dynamic else kind)
             value.data = array
@@ -167,6 +175,26 @@ class _Entry:
         if self.result[0] == "leaf":
             return _returned(self.result[1], outputs, arguments)
         return _unflatten(self.result, lambda leaf: _returned(leaf, outputs, arguments))
+
+    def _reused(self, cells: list[Cell], arrays: list[Any]) -> dict[int, Any]:
+        """Memory that results may have: that of the state which they replace, and of the last call's gradients, where
+        nobody else can see it."""
+        into = {}
+        for result, number in self.overwrites:
+            if getrefcount(cells[number].value) == 2 and is_sole(arrays, number, 1):
+                into[result] = arrays[number]
+        result = len(self.written)
+        for _, _, made, computed in self.gradients:
+            if not computed:
+                continue
+            assert made is not None
+            cell = made._cell
+            if cell not in self.places and getrefcount(cell.value) == 2:
+                data = [cell.value.data]
+                if is_sole(data, 0, 1) and data[0].shape == self.types[result].shape:
+                    into[result] = data[0]
+            result += 1
+        return into
 
 
 def _returned(leaf: tuple[str, Any], outputs: list[Value], arguments: Sequence[Tensor]) -> Any:
@@ -405,6 +433,12 @@ def _finish(trace: Trace, tensors: list[Tensor], returned: list[Any]) -> tuple[_
     parameters += [v for v, _, _ in trace.providers]
     parameters += [trace.inputs[cell][1] for cell in entry.weights]
     _compile_into(entry, parameters, results)
+    entry.places = set(entry.cells)
+    allowed = set(getattr(entry.executable, "overwrites", ()))
+    for result, (where, _) in enumerate(entry.written):
+        pair = result, entry.cells.index(where)
+        if pair in allowed:
+            entry.overwrites.append(pair)
     if survivors:
         _fill_survivors(trace, survivors, parameters, tensors, entry)
         return entry, survivors

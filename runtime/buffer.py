@@ -12,7 +12,9 @@ an attribute are each uninterrupted under the interpreter's lock, and nothing mo
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -188,6 +190,18 @@ def as_numpy(buffer: Buffer, dtype: Any, shape: tuple[int, ...], offset: int = 0
     return np.ndarray(shape, dtype, np.asarray(_Exporter(buffer)), offset)
 
 
+def is_sole(arrays: Sequence[np.ndarray[Any, Any]], number: int, holders: int) -> bool:
+    """Is `arrays[number]` all of a buffer's memory that anybody can see, and held by nobody but the list and `holders` more?
+
+    Then whoever holds it may overwrite it. False for borrowed memory, for any array that a view was made of, and for views.
+    """
+    # The expressions put one more reference on the stack; local variables would count, in some versions of Python only.
+    if getrefcount(arrays[number]) != holders + 2 or getrefcount(arrays[number].base) != 2:
+        return False
+    exporter = getattr(arrays[number].base, "base", None)
+    return type(exporter) is _Exporter and exporter.buffer.owned and getrefcount(exporter.buffer) == 2
+
+
 def from_numpy(array: np.ndarray[Any, Any]) -> Buffer:
     """A buffer that borrows a C-contiguous array's memory. Raises ValueError for any other layout."""
     if not array.flags.c_contiguous:
@@ -220,5 +234,6 @@ __all__ = [
     "allocator",
     "as_numpy",
     "from_numpy",
+    "is_sole",
     "size_class",
 ]

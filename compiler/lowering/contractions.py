@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
 from flambeau.compiler.lowering.contraction_problem import Contraction, Operand, Panels, Plain, Touches
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.grouped_convolution import DirectPlan, direct_plan, lower_grouped_convolution
+from flambeau.compiler.lowering.in_place import holder_of_sums
 from flambeau.compiler.lowering.probe import Accessor, probe
 from flambeau.compiler.lowering.views import coefficient_of, view_of
 from flambeau.compiler.schedule.cpu_contraction import cpu_shape
@@ -88,10 +90,15 @@ def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter) -
             0 if extent == 1 else i
             for extent, i in zip(result.shape, d.result_index(batch, m, n), strict=True)
         )
-        with ctx.known(made, index, e.convert(Scalar(value, d.accumulator), result.element)):
+        elements = {made: e.convert(Scalar(value, d.accumulator), result.element)}
+        with ExitStack() as known:
+            known.enter_context(ctx.known(made, index, elements[made]))
             for wanted in ctx.results:
-                x = ctx.read(made, index) if wanted is made else ctx.compute(wanted, index)
-                e.store(x, ctx.memory[wanted], index)
+                if wanted is not made:
+                    elements[wanted] = ctx.compute(wanted, index)
+                    known.enter_context(ctx.known(wanted, index, elements[wanted]))
+        for wanted in ctx.results:  # after all loads: a result may lie where an operand does
+            e.store(elements[wanted], ctx.memory[wanted], index)
 
     a = _operand(ctx, left, load_a, d.lhs_index, (d.m, d.k), d.batch, d.lhs_run)
     a = _in_panels(ctx, left, a, d.lhs_axes, d.accumulator)
@@ -100,10 +107,10 @@ def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter) -
     b = _in_panels(ctx, right, b, d.rhs_axes, d.accumulator)
     place = _strides(result.shape, d.result_index, (d.m, d.n), d.batch)
     partial = None
-    for wanted in ctx.results:
-        # Nothing else reads or writes a result before it is finished, so it may hold unfinished sums.
-        if place is not None and place[1] == 1 and tensor_of(wanted).element is d.accumulator:
-            partial = Plain(ctx.memory[wanted], d.accumulator, d.result_index, place[0] == 1, True)
+    # Nothing else reads or writes this result before it is finished, so it may hold unfinished sums.
+    holder = holder_of_sums(ctx.results, made)
+    if place is not None and place[1] == 1 and tensor_of(holder).element is d.accumulator:
+        partial = Plain(ctx.memory[holder], d.accumulator, d.result_index, place[0] == 1, True)
     long = ctx.results != (made,)
     contiguous = place is not None and place[1] == 1
     small = isinstance(result.size, int) and result.size * result.element.itemsize < FROM_AFAR

@@ -16,12 +16,13 @@ from flambeau.compiler.lowering.columns import lower_columns
 from flambeau.compiler.lowering.context import LoweringContext, tensor_of
 from flambeau.compiler.lowering.contractions import lower_contraction, workspace_bytes
 from flambeau.compiler.lowering.elements import ElementBuilder
+from flambeau.compiler.lowering.in_place import Pairs, in_place_pairs
 from flambeau.compiler.lowering.rows import lower_elements, lower_rows
 from flambeau.compiler.lowering.scan_loop import Step, StepEmitter, StepKernel, cut_body
 from flambeau.compiler.lowering.scans import lower_arg_reduce, lower_cumulative
 from flambeau.compiler.lowering.scattering import lower_scatter
 from flambeau.compiler.lowering.sorting import lower_sort, sort_workspace
-from flambeau.compiler.passes.fuse import Kernel, StagedKernel, domain_of, family_of
+from flambeau.compiler.passes.fuse import Kernel, RowDomain, StagedKernel, domain_of, family_of
 from flambeau.compiler.targets.cpu import has_f16_conversion, has_fma
 from flambeau.compiler.targets.machine import TargetDescription
 
@@ -42,12 +43,13 @@ SINGLE: dict[str, tuple[Single, Callable[[LoweringContext, Operation], Index]]] 
 @dataclass(frozen=True)
 class LoweredKernel:
     """`functions` in one module, of which `name` is the kernel; called with `parameters + results` buffers, the
-    workspace's pointer, the pool's, and `symbols` as indices."""
+    workspace's pointer, the pool's, and `symbols` as indices. `in_place`: which results may lie where operands do."""
 
     name: str
     functions: tuple[Operation, ...]
     symbols: tuple[Symbol, ...]
     workspace: Index
+    in_place: Pairs = ()
 
 
 def symbols_of(types: Sequence[TensorType]) -> tuple[Symbol, ...]:
@@ -94,8 +96,14 @@ def lower_kernel(kernel: Kernel, name: str, target: TargetDescription) -> Lowere
     single = SINGLE.get(kernel.family)
     workspace: Index = 0
     inner: tuple[Operation, ...] = ()
-    reads_only = [False] * len(graph.parameters)
-    aliasing = [*reads_only, *[True] * len(graph.results), True, False]
+    members, domain = _members(kernel)
+    in_place = in_place_pairs(kernel, members, domain)
+    overwritten = {o for _, o in in_place}
+    # Where a result may lie on an operand, the others are said to be apart from it: what is the same in each iteration
+    # is then read once.
+    apart = [bool(in_place) and o not in overwritten for o in range(len(graph.parameters))]
+    overwriting = {r for r, _ in in_place}
+    aliasing = [*apart, *[r not in overwriting for r in range(len(graph.results))], True, False]
     with b.function(
         name,
         [*types, pointer_type, pointer_type],
@@ -118,13 +126,16 @@ def lower_kernel(kernel: Kernel, name: str, target: TargetDescription) -> Lowere
             workspace = bytes_needed(ctx, anchor)
             lower(ctx, anchor, function["workspace"] if workspace != 0 else None)
         elif kernel.family in ("element", "rows"):
-            _lower_group(ctx, kernel)
+            if domain is None:
+                lower_elements(ctx, members, set(graph.results))
+            else:
+                lower_rows(ctx, members, domain, set(graph.results))
         elif kernel.family == "scan":
             step = _lower_scan(ctx, kernel, name, function)
             inner, workspace = step.functions, step.workspace
         else:
             raise CompilationError(f"no lowering for kernels of the family {kernel.family!r}")
-    return LoweredKernel(name, (*inner, *b.functions), symbols, workspace)
+    return LoweredKernel(name, (*inner, *b.functions), symbols, workspace, in_place)
 
 
 def _lower_scan(ctx: LoweringContext, kernel: Kernel, name: str, function: Function) -> Step:
@@ -143,20 +154,15 @@ def _lower_scan(ctx: LoweringContext, kernel: Kernel, name: str, function: Funct
     return step
 
 
-def _lower_group(ctx: LoweringContext, kernel: Kernel) -> None:
+def _members(kernel: Kernel) -> tuple[list[Value], RowDomain | None]:
+    """What an element or row kernel computes one after the other, operands first, and the domain of its reductions."""
     graph = kernel.graph
     stages = kernel.stages if isinstance(kernel, StagedKernel) else ()
-    members = {*graph.results, *stages}
-    ordered = [
-        v for o in _operations(graph.parameters, [*graph.results, *stages]) for v in o.results if v in members
-    ]
-    domain = domain_of([(v,) for v in ordered if v.owner is not None and family_of(v.owner) == "reduce"])
-    results = set(graph.results)
-    if domain is None:
-        lower_elements(ctx, ordered, results)
-    else:
-        lower_rows(ctx, ordered, domain, results)
-
-
-def _operations(parameters: Sequence[Value], results: Sequence[Value]) -> tuple[Operation, ...]:
-    return Graph(parameters, results).operations
+    every = {*graph.results, *stages}
+    operations = Graph(graph.parameters, [*graph.results, *stages]).operations
+    ordered = [v for o in operations for v in o.results if v in every]
+    if kernel.family not in ("element", "rows"):
+        return ordered, None
+    return ordered, domain_of(
+        [(v,) for v in ordered if v.owner is not None and family_of(v.owner) == "reduce"]
+    )

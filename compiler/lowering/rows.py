@@ -34,15 +34,20 @@ class _Stage:
 
 def lower_rows(ctx: LoweringContext, values: Sequence[Value], domain: RowDomain, results: set[Value]) -> None:
     """Emit a group of values (operands before users) over `domain`. Those in `results` have a buffer in `ctx.memory`."""
-    group = set(values)
-    index = axis_symbols(domain.shape)
-    stages = [_stage(value, domain, index, group) for value in values]
-    _assign_levels(stages, domain, index)
+    _, stages = levelled_stages(values, domain)
     cost = sum(s.reads.cost + 1 for s in stages)
     inner = tuple(domain.shape[a] for a in domain.inner)
     rows = tuple(domain.shape[a] for a in domain.kept)
     with ctx.rows(rows, product(domain.shape) * cost) as row:
         _Row(ctx, stages, domain, row, inner, results).emit()
+
+
+def levelled_stages(values: Sequence[Value], domain: RowDomain) -> tuple[tuple[Index, ...], list[_Stage]]:
+    """A group's values with their loops, and the position in the domain that their reads refer to."""
+    group, index = set(values), axis_symbols(domain.shape)
+    stages = [_stage(value, domain, index, group) for value in values]
+    _assign_levels(stages, domain, index)
+    return index, stages
 
 
 def _stage(value: Value, domain: RowDomain, index: tuple[Index, ...], group: set[Value]) -> _Stage:
@@ -307,8 +312,12 @@ class _Row:
         carried: Sequence[Value],
         mask: Value | None,
     ) -> list[Value]:
-        """All of a loop's values at one position (or one vector of positions); the reductions' next accumulators."""
+        """All of a loop's values at one position (or one vector of positions); the reductions' next accumulators.
+
+        Stores come last: a result may lie where an operand does.
+        """
         ctx, e = self.ctx, self.ctx.e
+        stores: list[tuple[Scalar, Value, tuple[Index, ...]]] = []
         before = dict(zip([s.value for s in reductions], carried, strict=True))
         after: list[Value] = []
         for stage in stages:
@@ -316,9 +325,10 @@ class _Row:
                 scalar = ctx.compute(stage.value, index)
                 self.here[stage.value] = (index, scalar)
                 if stage.value in self.results:
-                    e.store(scalar, ctx.memory[stage.value], index)
+                    stores.append((scalar, ctx.memory[stage.value], index))
                 elif stage.value in self.row_buffers:
-                    e.store(scalar, self.row_buffers[stage.value], tuple(index[a] for a in self.domain.inner))
+                    at = tuple(index[a] for a in self.domain.inner)
+                    stores.append((scalar, self.row_buffers[stage.value], at))
                 continue
             assert stage.value.owner is not None
             element = self._accumulator(stage)
@@ -328,6 +338,8 @@ class _Row:
                 following = definition_of(stage.value.owner).combine(e, total, x)
             value = following.value if mask is None else e.select(Scalar(mask, i1), following, total).value
             after.append(ctx.spread(value))
+        for scalar, buffer, at in stores:
+            e.store(scalar, buffer, at)
         return after
 
     def _finish(self, stage: _Stage, total: Value, lanes: int) -> None:

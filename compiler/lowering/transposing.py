@@ -190,11 +190,11 @@ class _Squares:
             for value in known:
                 ctx.overrides[value] = lambda at, v=value: known[v].get(at)  # type: ignore[misc]
             for value in self.values:
-                scalar = ctx.compute(value, index)
-                known.setdefault(value, {})[index] = scalar
+                known.setdefault(value, {})[index] = ctx.compute(value, index)
                 ctx.overrides[value] = lambda at, v=value: known[v].get(at)  # type: ignore[misc]
+            for value in self.values:  # after all loads: a result may lie where an operand does
                 if value in self.results:
-                    ctx.e.store(scalar, ctx.memory[value], index)
+                    ctx.e.store(known[value][index], ctx.memory[value], index)
         for value in known:
             del ctx.overrides[value]
         ctx.forget()

@@ -1,11 +1,16 @@
-"""Gives every intermediate buffer a place in one arena, by lifetimes.
+"""Gives every intermediate buffer a place in one arena, by lifetimes, and says what may be overwritten.
 
-A buffer is alive from the kernel that writes it to the last one that reads it. Buffers share a slot when their lives
-do not overlap; a slot is as large as its largest buffer. Sizes may be symbolic, so offsets are expressions.
+A buffer is alive from the kernel that writes it to the last one that reads it. A result takes the memory of an operand of
+its kernel where the kernel allows that and nobody reads the operand later. Such chains of values are placed by falling
+size, each at the lowest offset at which nothing else lies while it is alive (as Y. Pisarchyk and J. Lee, "Efficient memory
+management for deep neural net inference", 2020). Symbolic sizes cannot be compared, so they get slots behind the rest, which
+equal sizes share.
 """
 
 from __future__ import annotations
 
+from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flambeau.compiler.ir.core import Value
@@ -14,49 +19,102 @@ from flambeau.compiler.passes.fuse import Program, tensor_type
 
 ALIGNMENT = 64
 
+Pairs = Sequence[tuple[int, int]]
+
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """`offsets` of values, `workspaces` of calls (None: none), in bytes from the arena's start; `size` of the arena."""
+    """`offsets` of values, `workspaces` of calls (None: none), in bytes from the arena's start; `size` of the arena.
+
+    `overwrites`: pairs of a result of the graph and a parameter whose memory may be the same: the parameter is read for
+    the last time by the kernel that writes the result.
+    """
 
     offsets: dict[Value, Index]
     workspaces: tuple[Index | None, ...]
     size: Index
+    overwrites: tuple[tuple[Value, Value], ...] = ()
 
 
-class _Slot:
-    def __init__(self, size: Index) -> None:
-        self.size = size
-        self.free_at = -1
+@dataclass(eq=False)
+class _Block:
+    """Memory that is alive from one step to another: a chain of values, or a call's workspace."""
+
+    size: Index
+    first: int
+    last: int
+    offset: Index = 0
 
 
-def plan(program: Program, workspace_bytes: list[Index]) -> MemoryPlan:
-    """Places for all values that are neither parameters nor results of the graph, and for the kernels' workspaces."""
+def plan(
+    program: Program, workspace_bytes: Sequence[Index], in_place: Sequence[Pairs] | None = None
+) -> MemoryPlan:
+    """Places for all values that are neither parameters nor results of the graph, and for the kernels' workspaces.
+
+    `in_place`: for each call, which results may take the memory of which operands; None: no call has any.
+    """
+    if in_place is None:
+        in_place = [()] * len(program.calls)
     last: dict[Value, int] = {}
     for step, call in enumerate(program.calls):
         for value in (*call.operands, *call.results):
             last[value] = step
     given = {*program.graph.parameters, *program.graph.results}
-    slots: list[_Slot] = []
-    homes: dict[Value, _Slot] = {}
-    scratch: list[_Slot | None] = []
+    homes: dict[Value, _Block] = {}
+    scratch: list[_Block | None] = []
+    blocks: list[_Block] = []
     for step, call in enumerate(program.calls):
-        for value in call.results:
-            if value not in given:
-                slot = homes[value] = _take(slots, aligned(byte_size(value)), step)
-                slot.free_at = last[value]
+        taken: set[int] = set()
+        for number, value in enumerate(call.results):
+            if value in given:
+                continue
+            operand = next(
+                (
+                    o
+                    for r, o in in_place[step]
+                    if r == number
+                    and o not in taken
+                    and call.operands[o] in homes
+                    and last[call.operands[o]] == step
+                ),
+                None,
+            )
+            if operand is None:
+                block = _Block(aligned(byte_size(value)), step, last[value])
+                blocks.append(block)
+            else:
+                taken.add(operand)
+                block = homes[call.operands[operand]]
+                block.last = last[value]
+            homes[value] = block
         workspace = None
         if workspace_bytes[step] != 0:
-            workspace = _take(slots, aligned(workspace_bytes[step]), step)
-            workspace.free_at = step
+            workspace = _Block(aligned(workspace_bytes[step]), step, step)
+            blocks.append(workspace)
         scratch.append(workspace)
-    offsets: dict[_Slot, Index] = {}
-    total: Index = 0
-    for slot in slots:
-        offsets[slot] = total
-        total = total + slot.size
-    places = tuple(None if s is None else offsets[s] for s in scratch)
-    return MemoryPlan({v: offsets[s] for v, s in homes.items()}, places, total)
+    size = _place(blocks)
+    return MemoryPlan(
+        {v: block.offset for v, block in homes.items()},
+        tuple([None if block is None else block.offset for block in scratch]),
+        size,
+        _overwrites(program, in_place, last),
+    )
+
+
+def _overwrites(
+    program: Program, in_place: Sequence[Pairs], last: dict[Value, int]
+) -> tuple[tuple[Value, Value], ...]:
+    parameters, results = set(program.graph.parameters), set(program.graph.results)
+    return tuple(
+        [
+            (call.results[r], call.operands[o])
+            for step, call in enumerate(program.calls)
+            for r, o in in_place[step]
+            if call.results[r] in results
+            and call.operands[o] in parameters
+            and last[call.operands[o]] == step
+        ]
+    )
 
 
 def byte_size(value: Value) -> Index:
@@ -70,21 +128,41 @@ def aligned(size: Index) -> Index:
     return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
-def _take(slots: list[_Slot], size: Index, step: int) -> _Slot:
-    """A slot that is free at `step` and large enough: the smallest such, or the largest free one grown, or a new one."""
-    free = [s for s in slots if s.free_at < step]
-    for slot in free:
-        if slot.size == size:
-            return slot
-    if isinstance(size, int):
-        numbered = [s for s in free if isinstance(s.size, int)]
-        fitting = [s for s in numbered if s.size >= size]  # type: ignore[operator]
-        if fitting:
-            return min(fitting, key=lambda s: s.size)  # type: ignore[arg-type, return-value]
-        if numbered:
-            largest = max(numbered, key=lambda s: s.size)  # type: ignore[arg-type, return-value]
-            largest.size = size
-            return largest
-    slot = _Slot(size)
-    slots.append(slot)
-    return slot
+def _place(blocks: list[_Block]) -> Index:
+    """Sets the blocks' offsets; returns the arena's size."""
+    total = 0
+    placed: list[tuple[int, int, _Block]] = []  # start, end, sorted
+    for block in sorted(
+        [b for b in blocks if isinstance(b.size, int)], key=lambda b: (-_int(b.size), b.first)
+    ):
+        size, at = _int(block.size), 0
+        best: tuple[int, int] | None = None  # size of the gap, its start
+        for start, end, other in placed:
+            if other.last < block.first or block.last < other.first:
+                continue
+            if start - at >= size and (best is None or start - at < best[0]):
+                best = (start - at, at)
+            at = max(at, end)
+        block.offset = start = at if best is None else best[1]
+        insort(placed, (start, start + size, block), key=lambda p: p[:2])
+        total = max(total, start + size)
+    return _place_symbolic([b for b in blocks if not isinstance(b.size, int)], total)
+
+
+def _place_symbolic(blocks: list[_Block], start: Index) -> Index:
+    """Slots from `start` on, one for each size and time; returns their end."""
+    slots: list[_Block] = []
+    for block in blocks:
+        slot = next((s for s in slots if s.last < block.first and s.size == block.size), None)
+        if slot is None:
+            slot = _Block(block.size, block.first, block.last, start)
+            slots.append(slot)
+            start = start + block.size
+        slot.last = block.last
+        block.offset = slot.offset
+    return start
+
+
+def _int(size: Index) -> int:
+    assert isinstance(size, int)
+    return size

@@ -13,8 +13,9 @@ from flambeau.compiler.ir.core import Graph, Value, create
 from flambeau.compiler.ir.types import f32, tensor
 from flambeau.compiler.passes.decompose import decompose
 from flambeau.compiler.passes.fuse import Program, fuse
-from flambeau.compiler.passes.plan import byte_size, plan
+from flambeau.compiler.passes.plan import byte_size
 from flambeau.compiler.passes.simplify import simplify
+from flambeau.compiler.pipeline import compile_stages
 from flambeau.execution import run_graph
 
 
@@ -142,12 +143,15 @@ def test_a_scalar_may_be_computed_from_a_matrix_of_one_element() -> None:
 
 @given(graphs())
 def test_buffers_that_live_together_lie_apart(graph: Graph) -> None:
-    found = program(
-        Graph(graph.parameters, [r for r in dict.fromkeys(graph.results) if r not in graph.parameters])
-    )
-    memory = plan(found, [0] * len(found.calls))
+    """But for a result in the place of an operand that its kernel reads for the last time."""
+    compilation = compile_stages(graph, stop_after="plan")
+    found, memory = compilation.program, compilation.memory
+    assert found is not None and memory is not None
     last = {v: step for step, call in enumerate(found.calls) for v in (*call.operands, *call.results)}
     first = {v: step for step, call in enumerate(found.calls) for v in call.results}
+    shared = set()
+    for call, name in zip(found.calls, compilation.names, strict=True):
+        shared.update((call.results[r], call.operands[o]) for r, o in compilation.kernels[name].in_place)
     placed = list(memory.offsets)
     for a in placed:
         start, size = memory.offsets[a], byte_size(a)
@@ -157,4 +161,45 @@ def test_buffers_that_live_together_lie_apart(graph: Graph) -> None:
             if a is b or last[a] < first[b] or last[b] < first[a]:
                 continue
             other, extent = memory.offsets[b], byte_size(b)
-            assert start + size <= other or other + extent <= start  # type: ignore[operator]
+            if start + size <= other or other + extent <= start:  # type: ignore[operator]
+                continue
+            assert start == other
+            assert ((a, b) in shared and last[b] == first[a]) or ((b, a) in shared and last[a] == first[b])
+
+
+@given(graphs())
+def test_kernels_run_after_what_they_read(graph: Graph) -> None:
+    compilation = compile_stages(graph, stop_after="plan")
+    assert compilation.program is not None
+    known = {*compilation.program.graph.parameters}
+    for call in compilation.program.calls:
+        assert known.issuperset(call.operands)
+        known.update(call.results)
+
+
+def test_a_chain_of_kernels_stays_in_one_place() -> None:
+    x = value(64, 64)
+    y = x
+    for _ in range(6):
+        total = build.expand_reduced(build.reduce_sum(y, (0,)), (64, 64), (0,))
+        y = build.tanh(build.mul(y, build.tanh(total)))
+    memory = compile_stages(Graph([x], [y]), stop_after="plan").memory
+    assert memory is not None and isinstance(memory.size, int)
+    assert memory.size <= 64 * 64 * 4 + 2 * 64 * 4
+
+
+def test_a_weights_gradient_does_not_wait_for_all_cotangents() -> None:
+    """Six layers: a cotangent is dropped when its weight's gradient is there."""
+    size = 128
+    weights = [value(size, size) for _ in range(6)]
+    x = value(size, size)
+    inputs = [x]
+    for w in weights:
+        inputs.append(build.tanh(build.matmul(inputs[-1], w)))
+    cotangent, gradients = inputs[-1], []
+    for w, before in zip(reversed(weights), reversed(inputs[:-1]), strict=True):
+        gradients.append(build.matmul(build.transpose(before, (1, 0)), cotangent))
+        cotangent = build.tanh(build.matmul(cotangent, build.transpose(w, (1, 0))))
+    memory = compile_stages(Graph([x, *weights], gradients[::-1]), stop_after="plan").memory
+    assert memory is not None and isinstance(memory.size, int)
+    assert memory.size <= 7 * size * size * 4  # in the order in which they were asked for it would be 11
