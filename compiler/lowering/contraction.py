@@ -16,6 +16,7 @@ After K. Goto and R. van de Geijn, "Anatomy of high-performance matrix multiplic
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from flambeau.compiler.ir.dims import Dim, Index, minimum
 from flambeau.compiler.lowering.contraction_emitter import Buffer, Emitter, Value
@@ -36,6 +37,8 @@ from flambeau.compiler.schedule.cpu_contraction import ContractionSchedule, CpuS
 PACKED_RUN = 1024
 #: So that threads get equal parts of few panels, their depth is shared too.
 PACKED_DEPTH = 64
+#: How many k ahead a panel's lines are asked for: some kilobytes, the time that memory needs.
+FORESEEN = 128
 
 
 def schedule_of(problem: Contraction, cpu: CpuShape) -> tuple[Contraction, ContractionSchedule]:
@@ -43,7 +46,10 @@ def schedule_of(problem: Contraction, cpu: CpuShape) -> tuple[Contraction, Contr
     a, b = _facts(problem, problem.a), _facts(problem, problem.b)
     if problem.n == 1 and problem.m != 1 and not (a.plain and a.unit_depth):
         problem, a, b = exchanged(problem), b, a
-    return problem, choose(problem.m, problem.n, problem.k, problem.accumulator, a, b, cpu)
+    schedule = choose(problem.m, problem.n, problem.k, problem.accumulator, a, b, cpu)
+    if b.panel != schedule.columns:  # another machine's panels: read as any other element function
+        problem = replace(problem, b=replace(problem.b, panels=None))
+    return problem, schedule
 
 
 def _facts(problem: Contraction, operand: Operand) -> OperandFacts:
@@ -350,6 +356,8 @@ def panel_reader(b: Emitter, panels: Panels, place: Place, lanes: int) -> Callab
     """Vectors of the panel at the place's column, for k from the place's first on."""
 
     def read(v: int, k: Index) -> Value:
+        *at, lane = panels.at(place.batch, place.j // panels.width, place.first + k + FORESEEN)
+        b.prefetch(panels.buffer, (*at, lane + v * lanes), locality=2)
         *at, lane = panels.at(place.batch, place.j // panels.width, place.first + k)
         return b.vector_load(panels.buffer, (*at, lane + v * lanes), lanes)
 

@@ -49,8 +49,8 @@ class Emitter(Protocol):
     def vector_store(
         self, value: Value, buffer: Buffer, at: Sequence[Index], mask: Value | None = None
     ) -> None: ...
-    def prefetch(self, buffer: Buffer, at: Sequence[Index], write: bool = False) -> None:
-        """The element will be read (written) soon."""
+    def prefetch(self, buffer: Buffer, at: Sequence[Index], write: bool = False, locality: int = 3) -> None:
+        """The element will be read (written) soon: from L1 if the locality is 3, from L2 if it is 2."""
 
     def lanes_of(self, lanes: int, count: Index | None) -> AbstractContextManager[Index]:
         """Inside, the expression given stands for 0 ... lanes - 1 at once (or for those below `count`)."""

@@ -21,6 +21,8 @@ UNROLL = 4
 PACKED_TASKS = 4
 #: Tasks that the scheme *packed* has at a time, if there are tiles enough: threads finish together.
 TASKS = 64
+#: Multiply-adds that a task should have at least.
+TASK_WORK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -146,20 +148,36 @@ def panel_width(m: Index, n: Index, k: Index, accumulator: ElementType, cpu: Cpu
         return 0
     if isinstance(m, int) and m <= 4:
         return 0  # each element is used so seldom that reading it in order is all that counts
-    return register_tile(cpu, lanes)[1] * lanes
+
+    def computed(vectors: int) -> int:
+        rows = _panel_rows(m, vectors, cpu)
+        down = -(-m // rows) * rows if isinstance(m, int) else 1
+        return down * -(-n // (vectors * lanes)) * vectors
+
+    # Three vectors load less for each multiplication, if they compute no more that nobody wants.
+    return min((3, 2, 1), key=computed) * lanes
+
+
+def _panel_rows(m: Index, vectors: int, cpu: CpuShape) -> int:
+    """Rows of the register tile beside `vectors` vectors of B: 8 x 3 or 12 x 2 of 32 registers, 4 x 3 or 6 x 2 of 16."""
+    most = max(1, min(12, (cpu.registers - vectors - 1) // vectors))
+    most -= most % 2 if most > 1 else 0
+    return balanced(m, most) if isinstance(m, int) else most
 
 
 def _from_panels(
     m: Index, n: Index, k: Index, size: int, lanes: int, a: OperandFacts, width: int, cpu: CpuShape
 ) -> ContractionSchedule:
-    """B is packed already. A is read as it lies where its rows do not meet in the same sets of L1, else packed."""
+    """B is packed already. If A lies in memory it is read there: some rows of it, over all of K, stay in L2 while B's
+    panels pass by. (That its rows may meet in the same sets of L1 costs less than packing it or cutting K.)"""
     vectors = width // lanes
-    most = max(1, (cpu.registers - vectors - 2) // vectors)
-    most = 12 if most >= 12 else most - most % 2 if most > 1 else most
-    rows = balanced(m, most) if isinstance(m, int) else most
-    em, en, ek = _assume(m), _assume(n), _assume(k)
-    if a.plain and isinstance(k, int) and rows * k * size <= cpu.l2 // 4 and _spreads(k * size, rows, cpu):
-        return ContractionSchedule("direct", lanes, rows, vectors, k, *_tasks(em, en, ek, rows, width))
+    rows = _panel_rows(m, vectors, cpu)
+    em, ek = _assume(m), _assume(k)
+    fitting = cpu.l2 // 2 // (ek * size)
+    if a.plain and isinstance(k, int) and fitting >= min(em, rows):
+        task_rows = rows * balanced(-(-em // rows), max(1, fitting // rows))
+        task_columns = width * max(1, TASK_WORK // (task_rows * width * k))
+        return ContractionSchedule("direct", lanes, rows, vectors, k, task_rows, task_columns)
     block_k = max(UNROLL, cpu.l1 * 9 // 16 // (rows * size))
     if isinstance(k, int):
         block_k = balanced(k, block_k)
@@ -167,14 +185,6 @@ def _from_panels(
     across = max(1, cpu.l2 // 2 // (block_k * size) // width)
     task_rows, task_columns = rows * _even(m, rows, 8), width * _even(n, width, across)
     return ContractionSchedule("packed", lanes, rows, vectors, block_k, task_rows, task_columns)
-
-
-def _spreads(stride: int, rows: int, cpu: CpuShape) -> bool:
-    """Do lines at `rows` multiples of `stride` bytes stay in L1 together? Its sets are chosen by the low address bits; eight
-    ways of 64-byte lines, of which other operands want some."""
-    sets = max(1, cpu.l1 // 8 // 64)
-    lines = {stride * r // 64 % sets for r in range(rows)}
-    return -(-rows // len(lines)) <= 4
 
 
 def _even(extent: Index, tile: int, most: int) -> int:
@@ -193,10 +203,9 @@ def _dot(m: int, n: int, lanes: int, cpu: CpuShape) -> ContractionSchedule:
 
 
 def _tasks(m: int, n: int, k: int, rows: int, columns: int) -> tuple[int, int]:
-    """Rows and columns of a parallel task: about a quarter of a million multiply-adds or more."""
-    work = 1 << 18
+    """Rows and columns of a parallel task: `TASK_WORK` multiply-adds or more."""
     tile = max(1, rows * columns * k)
-    tiles = max(1, -(-work // tile))
+    tiles = max(1, -(-TASK_WORK // tile))
     down = -(-m // rows)
     take = min(down, tiles)
     across = max(1, -(-tiles // take))
