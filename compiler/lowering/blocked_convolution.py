@@ -22,7 +22,7 @@ from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.microkernel import transpose
 from flambeau.compiler.schedule.cpu_contraction import balanced, cpu_shape
-from flambeau.compiler.schedule.cpu_convolution import SUMMED, TAPS, UNROLL, tile_of_block
+from flambeau.compiler.schedule.cpu_convolution import SUMMED, TAPS, UNROLL, ConvolutionSize, choose_tile
 
 
 def blocked_workspace(ctx: LoweringContext, operation: Operation) -> Index:
@@ -50,7 +50,8 @@ class _Blocked:
         self.space = tuple(_number(self.result.shape[a]) for a in op.output_spatial)
         self.window = op.window
         cpu = cpu_shape(ctx.target)
-        self.tile = tile_of_block(self.batch, self.space, _number(w.shape[-1]), self.accumulator, cpu)
+        size = ConvolutionSize(self.batch, self.space, op.features, _number(w.shape[1]))
+        self.tile = choose_tile(size, self.accumulator, cpu, _number(w.shape[2]))
         self.blocks = _number(w.shape[0])
         #: Extents of an image as windows see it: padded, and no longer than they reach.
         self.extents = tuple(
@@ -159,7 +160,7 @@ class _Blocked:
         tile = self.tile
         outer = self.space[:-2]
         down = -(-self.space[-2] // tile.rows) if len(self.space) > 1 else 1
-        across = -(-self.space[-1] // tile.columns)
+        strips = -(-self.space[-1] // tile.strip)
         images = (count + tile.images - 1) // tile.images
         taps = math.prod(self.window)
         work = images * tile.images * math.prod(self.space) * self.op.features * taps * self.channels
@@ -167,25 +168,30 @@ class _Blocked:
             self.channels * math.prod(self.extents)
         )
         extents = (self.blocks, images) if kernel_first else (images, self.blocks)
-        with self.ctx.rows((*extents, *outer, down), work) as at:
+        with self.ctx.rows((*extents, *outer, down, strips), work) as at:
             block, group = at[:2] if kernel_first else at[1::-1]
+            # A finished tile has whole vectors, the last of which may reach beyond the strip.
             scratch = self.b.alloca((tile.block * self._pitch,), self.accumulator)
             image, skip_image = _start(group, tile.images, count)
-            y, skip_y = _start(at[-1], tile.rows, self.space[-2] if len(self.space) > 1 else 1)
+            y, skip_y = _start(at[-2], tile.rows, self.space[-2] if len(self.space) > 1 else 1)
+            left = at[-1] * tile.strip
+            width = minimum(self.space[-1] - left, tile.strip) if self.space[-1] % tile.strip else tile.strip
+            place = (*at[2:-2], y, left) if len(self.space) > 1 else (left,)
 
             def column(number: Index, _: list[Value]) -> None:
-                x, skip_x = _start(number, tile.columns, self.space[-1])
-                place = (*at[2:-1], y, x) if len(self.space) > 1 else (x,)
-                sums = self._sums(source, block, image, place)
-                self._keep(sums, scratch)
-                self._store(scratch, block, first + image, place, (skip_image, skip_y, skip_x))
+                x, _skip = _start(number, tile.columns, width)
+                sums = self._sums(source, block, image, (*place[:-1], left + x))
+                self._keep(sums, scratch, x)
 
-            self.b.for_(0, across, 1, column)
+            self.b.for_(0, (width + tile.columns - 1) // tile.columns, 1, column)
+            self._store(scratch, block, first + image, place, width, (skip_image, skip_y))
 
     @property
     def _pitch(self) -> int:
-        """Elements of a feature in a finished tile: whole vectors."""
-        return -(-self.tile.pixels // self.tile.lanes) * self.tile.lanes
+        """Elements of a feature in the finished strip."""
+        tile = self.tile
+        whole = -(-tile.pixels // tile.lanes) * tile.lanes
+        return tile.images * tile.rows * tile.strip - tile.pixels + whole
 
     def _sums(self, source: Value, block: Index, image: Index, place: tuple[Index, ...]) -> list[Value]:
         """The tile's sums, pixel by pixel."""
@@ -284,16 +290,16 @@ class _Blocked:
                 written.insert(0, axis)
         return looped, written
 
-    def _keep(self, sums: list[Value], scratch: Value) -> None:
-        """The sums on the stack, feature by feature."""
+    def _keep(self, sums: list[Value], scratch: Value, column: Index) -> None:
+        """A tile's sums on the stack, feature by feature; the elements after them are its right neighbour's, or nobody's."""
         b, tile = self.b, self.tile
         zero = b.zero(self.accumulator, tile.lanes)
         for v in range(tile.vectors):
-            column = [sums[p * tile.vectors + v] for p in range(tile.pixels)]
-            column += [zero] * (self._pitch - tile.pixels)
-            for start in range(0, self._pitch, tile.lanes):
-                for f, x in enumerate(transpose(b, column[start : start + tile.lanes])):
-                    b.vector_store(x, scratch, ((v * tile.lanes + f) * self._pitch + start,))
+            vectors = [sums[p * tile.vectors + v] for p in range(tile.pixels)]
+            vectors += [zero] * (-tile.pixels % tile.lanes)
+            for start in range(0, len(vectors), tile.lanes):
+                for f, x in enumerate(transpose(b, vectors[start : start + tile.lanes])):
+                    b.vector_store(x, scratch, ((v * tile.lanes + f) * self._pitch + column + start,))
 
     def _store(
         self,
@@ -301,29 +307,29 @@ class _Blocked:
         block: Index,
         image: Index,
         place: tuple[Index, ...],
-        skip: tuple[Index, Index, Index],
+        width: Index,
+        skip: tuple[Index, Index],
     ) -> None:
-        """A finished tile, but for the results that another tile has computed, through the epilogue."""
+        """A finished strip, but for rows and images that another one has, through the epilogue."""
         b, op, tile = self.b, self.op, self.tile
         features = op.features - block * tile.block
         features = tile.block if op.features % tile.block == 0 else minimum(features, tile.block)
 
         def row(f: Index, i: Index, y: Index) -> None:
-            start = f * self._pitch + (i * tile.rows + y) * tile.columns
-            for chunk in range(0, tile.columns, tile.lanes):
-                left = min(tile.lanes, tile.columns - chunk)
-                if tile.columns == 1:
-                    self._store_lanes(scratch, start, block * tile.block + f, image + i, place, y, 0)
-                    continue
-                lanes = (
-                    b.lanes_of(tile.lanes, None if left == tile.lanes else left)
-                    if skip[2] == 0
-                    else b.some_lanes(tile.lanes, b.between(skip[2] - chunk, left, tile.lanes))
-                )
-                with lanes as lane:
-                    self._store_lanes(
-                        scratch, start, block * tile.block + f, image + i, place, y, chunk + lane
-                    )
+            start = f * self._pitch + (i * tile.rows + y) * tile.strip
+            feature = block * tile.block + f
+            if width == 1:
+                self._store_lanes(scratch, start, feature, image + i, place, y, 0)
+                return
+
+            def lanes(chunk: Index, count: Index | None) -> None:
+                with b.lanes_of(tile.lanes, count) as lane:
+                    self._store_lanes(scratch, start, feature, image + i, place, y, chunk + lane)
+
+            whole = width // tile.lanes * tile.lanes
+            b.for_(0, whole, tile.lanes, lambda chunk, _: lanes(chunk, None))
+            if width != whole:
+                lanes(whole, width - whole)
 
         def feature(f: Index, _: list[Value]) -> None:
             def one_image(i: Index, _: list[Value]) -> None:

@@ -13,7 +13,7 @@ from flambeau.compiler.dialects.graph.convolution import Convolution
 from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild
 from flambeau.compiler.ir.passes import Pass
 from flambeau.compiler.schedule.cpu_contraction import CpuShape
-from flambeau.compiler.schedule.cpu_convolution import CHAINS, choose_tile
+from flambeau.compiler.schedule.cpu_convolution import CHAINS, SHALLOW, ConvolutionSize, choose_tile
 
 #: Windows with more taps than this are the gradients of kernels, whose "window" is an image.
 TAPS = 200
@@ -58,13 +58,18 @@ def _block(op: Convolution, x: Value, w: Value, cpu: CpuShape) -> int | None:
     taps = 1
     for axis in op.kernel_spatial:
         taps *= int(w_type.shape[axis])  # type: ignore[arg-type]
-    if taps > TAPS or taps == 1:
-        return None  # a window of one element: a matrix product, with vectors along space
+    if taps > TAPS:
+        return None
+    channels = int(w_type.shape[op.kernel_input_feature])  # type: ignore[arg-type]
+    dense = all(s == 1 for s in op.window_strides) and all(p == 0 for p in padding)
+    if taps == 1 and dense and channels < SHALLOW:
+        return None
     features = w_type.shape[op.kernel_output_feature]
     assert isinstance(features, int)
     if features < 8:
         return None
-    tile = choose_tile(result.shape[op.output_batch], space, features, accumulator, cpu)
+    size = ConvolutionSize(result.shape[op.output_batch], tuple(space), features, channels * taps)
+    tile = choose_tile(size, accumulator, cpu)
     return tile.block if tile.pixels * tile.vectors >= CHAINS else None
 
 

@@ -19,7 +19,7 @@ from flambeau.compiler.ir.dims import Symbol, of_symbol
 from flambeau.compiler.ir.types import ElementType, bf16, f16, f32, f64, tensor
 from flambeau.compiler.passes.block_convolutions import block_convolutions
 from flambeau.compiler.schedule.cpu_contraction import CpuShape
-from flambeau.compiler.schedule.cpu_convolution import choose_tile
+from flambeau.compiler.schedule.cpu_convolution import ConvolutionSize, choose_tile
 from flambeau.execution import run_graph
 from flambeau.runtime import threads
 
@@ -34,6 +34,9 @@ CASES: dict[str, tuple[Convolution, Shape, Shape]] = {
     "a wide window, strided": (convolution_of(2, 2, 3), (1, 3, 45, 30), (24, 3, 7, 7)),
     "read where it lies": (convolution_of(2), (2, 9, 12, 17), (16, 9, 3, 2)),
     "strides and dilations": (convolution_of(2, (2, 3), (2, 1), (3, 2)), (2, 6, 19, 40), (18, 6, 3, 3)),
+    "one tap, deep": (convolution_of(2), (2, 200, 5, 9), (32, 200, 1, 1)),
+    "one tap, strided": (convolution_of(2, (2, 3)), (1, 20, 9, 31), (32, 20, 1, 1)),
+    "rows in strips": (convolution_of(2, 1, 1), (1, 3, 3, 211), (64, 3, 3, 3)),
     "one dimension": (convolution_of(1, 1, 4), (2, 34, 100), (16, 34, 9)),
     "one column": (convolution_of(2, 1, (1, 0)), (3, 8, 13, 3), (16, 8, 3, 3)),
     "three dimensions": (convolution_of(3, (1, 2, 1), 1), (2, 3, 5, 6, 9), (20, 3, 3, 2, 3)),
@@ -103,7 +106,7 @@ def convolutions(draw: st.DrawFn) -> tuple[Convolution, Shape, Shape]:
     return op, (draw(st.integers(1, 3)), channels, *space), (features, channels, *window)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(convolutions())
 def test_any_shape(case: tuple[Convolution, Shape, Shape]) -> None:
     check(*case)
@@ -137,6 +140,8 @@ def test_what_stays_with_the_template() -> None:
 
     assert of(convolution_of(2, 1, 1), (1, 8, 14, 14), (16, 8, 3, 3))
     assert not of(convolution_of(2), (1, 8, 14, 14), (16, 8, 1, 1))  # a matrix product
+    assert of(convolution_of(2, 2), (1, 8, 14, 14), (16, 8, 1, 1))
+    assert of(convolution_of(2), (1, 256, 14, 14), (16, 256, 1, 1))
     assert not of(convolution_of(2, 1, 1, 1, 2), (1, 8, 14, 14), (16, 4, 3, 3))  # groups
     assert not of(convolution_of(2), (1, 8, 7, 7), (16, 8, 7, 7))  # one pixel an image: a matrix product
     assert not of(convolution_of(2, 1, 1), (1, 8, 14, 14), (4, 8, 3, 3))  # less than a vector of features
@@ -145,8 +150,10 @@ def test_what_stays_with_the_template() -> None:
 @pytest.mark.parametrize("cpu", [CpuShape(), CpuShape(256, 16), CpuShape(128, 32)], ids=["512", "256", "128"])
 @pytest.mark.parametrize("space", [(112, 112), (7, 7), (13, 5), (1, 3), (1000,), (4, 6, 9)], ids=str)
 def test_tiles_fit_the_registers_and_the_image(cpu: CpuShape, space: Shape) -> None:
-    tile = choose_tile(4, space, 96, f32, cpu)
+    tile = choose_tile(ConvolutionSize(4, space, 96, 27), f32, cpu)
     assert tile.pixels * tile.vectors + tile.vectors < cpu.registers
     assert tile.columns <= space[-1]
+    assert tile.columns <= tile.strip <= space[-1]
+    assert space[-1] % tile.strip == 0 or space[-1] % tile.strip >= tile.columns
     assert tile.rows == 1 or (tile.columns == space[-1] and tile.rows <= space[-2])
     assert tile.images == 1 or tile.rows * tile.columns == space[-2] * space[-1]
