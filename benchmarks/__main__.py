@@ -7,6 +7,8 @@ result is compared with PyTorch's in float64 first. The table has medians; `--js
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -18,9 +20,11 @@ from benchmarks import report
 from benchmarks.chart import page
 from benchmarks.machine import measure
 from benchmarks.peers import PEERS
+from benchmarks.process import Peer
+from benchmarks.ready import Measures
 from benchmarks.record import Record
-from benchmarks.runner import Peer, available, compare
-from benchmarks.workloads import WORKLOADS, Workload, chosen
+from benchmarks.runner import available, compare
+from benchmarks.workloads import WORKLOADS, Readiness, Workload, chosen
 
 
 @click.command()
@@ -54,6 +58,7 @@ def main(
     listing: bool,
 ) -> None:
     """Time Flambeau beside its peers."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the peers on the way
     if listing:
         for item in WORKLOADS:
             click.echo(item.name)
@@ -87,11 +92,16 @@ def main(
 
 
 def run(
-    pending: list[tuple[Workload, int]], names: list[str], rounds: int, minutes: float, record: Record
+    pending: list[tuple[Workload | Readiness, int]],
+    names: list[str],
+    rounds: int,
+    minutes: float,
+    record: Record,
 ) -> int:
     """Measures what is pending, and says so; gives how many workloads the time was too short for."""
     exact = Peer("exact", max((n for _, n in pending), default=1)) if available(["torch"])[0] else None
-    began, peers, done = time.monotonic(), [], 0
+    began, done, measures = time.monotonic(), 0, Measures()
+    peers: list[Peer] = []
     try:
         for item, count in pending:
             if minutes and time.monotonic() - began > 60 * minutes:
@@ -100,12 +110,16 @@ def run(
                 for old in peers:
                     old.close()
                 peers = [Peer(name, count) for name in ("flambeau", *names)]
-            result = compare(item, peers, rounds, exact)
+            if isinstance(item, Readiness):
+                result = measures.compare(item, names, count, exact)
+            else:
+                result = compare(item, peers, rounds, exact)
             record.add(result)
             done += 1
             cells = report.line(result, record.machine(result), names)
             click.echo(f"[{done}/{len(pending)}, {result['took']:.1f} s] {'  '.join(cells)}", err=True)
     finally:
+        measures.close()
         for old in (*peers, *([exact] if exact else [])):
             old.close()
     return len(pending) - done

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.machine import Machine
 from benchmarks.record import Record
 from benchmarks.runner import Result
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import WORKLOADS, Readiness, Workload
 
 KNOWN = {w.name: w for w in WORKLOADS}
 MEGABYTE = 1 << 20
@@ -60,13 +60,21 @@ def line(result: Result, machine: Machine, peers: Sequence[str]) -> list[str]:
     rounds = result["seconds"]["flambeau"]
     ours = median(rounds)
     low, _, high = quantiles(rounds, n=4) if len(rounds) > 1 else (ours, ours, ours)
-    cells.append(f"{1e3 * ours:.3f} ±{50 * (high - low) / ours:.0f}%")
     known = KNOWN.get(result["workload"])
-    cells.append(limit(known, ours, result["threads"], machine) if known else "")
+    if _is_size(known):
+        cells += [f"{ours / MEGABYTE:.2f} MB", ""]
+    else:
+        cells.append(f"{1e3 * ours:.3f} ±{50 * (high - low) / ours:.0f}%")
+        cells.append(limit(known, ours, result["threads"], machine) if isinstance(known, Workload) else "")
     found = ratios(result)
     cells += [f"{found[n]:.2f}" if n in found else _missing(result, n) for n in peers]
     cells.append(f"{min(found.values()):.2f}" if found else "")
-    return [*cells, _errors(result), f"{result['first']['flambeau']:.2f}"]
+    first = result["first"].get("flambeau")
+    return [*cells, _errors(result), "" if first is None else f"{first:.2f}"]
+
+
+def _is_size(workload: object) -> bool:
+    return isinstance(workload, Readiness) and workload.unit == "MB"
 
 
 def _missing(result: Result, peer: str) -> str:
@@ -81,8 +89,9 @@ def _errors(result: Result) -> str:
 
 
 def means(results: Sequence[Result], peers: Sequence[str]) -> list[list[str]]:
-    """Geometric means of the ratios of each group and number of threads, over the workloads that a peer runs."""
-    lines = []
+    """Geometric means of the ratios of each group and number of threads, over the workloads that a peer runs. Sizes of
+    files are left out."""
+    lines, results = [], [r for r in results if not _is_size(KNOWN.get(r["workload"]))]
     groups = dict.fromkeys((r["workload"].partition(".")[0], r["threads"]) for r in results)
     for group, threads in groups:
         inside = [

@@ -8,17 +8,26 @@ from benchmarks.workloads.gemm import PRODUCTS
 from benchmarks.workloads.inference import INFERENCE
 from benchmarks.workloads.memory import MEMORY
 from benchmarks.workloads.overhead import OVERHEADS
+from benchmarks.workloads.ready import READY, Readiness
 from benchmarks.workloads.training import TRAINING
 
 #: The widest-ranging first: a run whose time is over has them.
-WORKLOADS: tuple[Workload, ...] = (*INFERENCE, *TRAINING, *OVERHEADS, *MEMORY, *PRODUCTS, *CONVOLUTIONS)
+WORKLOADS: tuple[Workload | Readiness, ...] = (
+    *INFERENCE,
+    *TRAINING,
+    *OVERHEADS,
+    *READY,
+    *MEMORY,
+    *PRODUCTS,
+    *CONVOLUTIONS,
+)
 
 
-def chosen(names: str) -> list[Workload]:
+def chosen(names: str) -> list[Workload | Readiness]:
     """Workloads by comma-separated beginnings of names (`gemm` is all of them); all for "all". KeyError if unknown."""
     if names == "all":
         return list(WORKLOADS)
-    found: list[Workload] = []
+    found: list[Workload | Readiness] = []
     for name in names.split(","):
         matching = [w for w in WORKLOADS if w.name.startswith(name)]
         exact = [w for w in matching if w.name == name]
@@ -28,4 +37,12 @@ def chosen(names: str) -> list[Workload]:
     return found
 
 
-__all__ = ["WORKLOADS", "Workload", "chosen"]
+def timed(name: str) -> Workload:
+    """The workload of this name that a worker runs. KeyError if there is none."""
+    for workload in WORKLOADS:
+        if workload.name == name and isinstance(workload, Workload):
+            return workload
+    raise KeyError(f"there is no workload {name!r} to run")
+
+
+__all__ = ["WORKLOADS", "Readiness", "Workload", "chosen", "timed"]

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import report, runner
+from benchmarks import process, ready, report
 from benchmarks.chart import page, svg
 from benchmarks.machine import Limits, Machine
 from benchmarks.peers import PEERS, absent
 from benchmarks.peers.modules import Modules
+from benchmarks.process import Peer
 from benchmarks.record import Record
-from benchmarks.runner import Peer, Result, compare, relative_error
-from benchmarks.workloads import WORKLOADS, chosen
+from benchmarks.runner import Result, compare, relative_error
+from benchmarks.workloads import WORKLOADS, Readiness, chosen, timed
 from flambeau.runtime import threads
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,7 +74,7 @@ def test_bad_choices(tmp_path: Path) -> None:
 def test_choosing() -> None:
     assert chosen("all") == list(WORKLOADS)
     assert [w.name for w in chosen("gemm.64,memory.sum")] == ["gemm.64", "memory.sum"]
-    groups = {"gemm", "memory", "conv", "inference", "training", "overhead"}
+    groups = {"gemm", "memory", "conv", "inference", "training", "overhead", "ready"}
     assert {w.group for w in WORKLOADS} == groups
     assert len({w.name for w in WORKLOADS}) == len(WORKLOADS)
 
@@ -89,7 +90,7 @@ SMALL = (
 def test_same_as_torch(name: str, tmp_path: Path) -> None:
     """One function for both modules gives one result; exactness is the comparison's own check."""
     torch = pytest.importorskip("torch")
-    (workload,) = chosen(name)
+    workload = timed(name)
     try:
         runtimes = [Modules(peer, 1) for peer in ("flambeau", "torch")]
         (ours,), (theirs,) = (r.arrays(r.load(workload, tmp_path)()) for r in runtimes)
@@ -109,8 +110,8 @@ def compared() -> Iterator[dict[str, Result]]:
     peers, exact = [Peer(n, 1) for n in ("flambeau", *names)], Peer("exact", 1)
     wanted = "gemm.64,conv.transposed_128_64_28_n1.wgrad,training.mlp_64,overhead.record,inference.mlp_1"
     try:
-        found = {w.name: compare(w, peers, 3, exact) for w in chosen(wanted)}
-        found["wrong"] = compare(replace(chosen("gemm.64")[0], tolerance=1e-30), peers[:1], 3, exact)
+        found = {name: compare(timed(name), peers, 3, exact) for name in wanted.split(",")}
+        found["wrong"] = compare(replace(timed("gemm.64"), tolerance=1e-30), peers[:1], 3, exact)
         found["nothing"] = {"answer": peers[0].ask(load="nonsense", folder="")}
     finally:
         for peer in (*peers, exact):
@@ -154,7 +155,7 @@ def test_a_wrong_result_is_reported(compared: dict[str, Result]) -> None:
 def test_a_worker_that_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     peer = Peer("flambeau", 1)
     assert "ended" in peer.ask(repeat=1)["error"]
-    monkeypatch.setattr(runner, "PATIENCE", 0.0)
+    monkeypatch.setattr(process, "PATIENCE", 0.0)
     assert "no answer" in peer.start()["error"]
     assert peer.process is None
 
@@ -166,7 +167,7 @@ def test_relative_errors() -> None:
 
 
 def test_share_of_the_limits() -> None:
-    (product,), (sums,) = chosen("gemm.512"), chosen("memory.row_sum")
+    product, sums = timed("gemm.512"), timed("memory.row_sum")
     assert report.limit(product, product.work / 50e9, 1, MACHINE) == "50 GF/s 50%"
     assert report.limit(product, product.work / 90e9, 2, MACHINE) == "90 GF/s 50%"
     assert report.limit(sums, sums.traffic / 10e9, 1, MACHINE) == "10.0 GB/s 50%"
@@ -225,6 +226,31 @@ def test_records_are_added_to(tmp_path: Path) -> None:
     assert [(r["workload"], r["run"]) for r in found.results] == [("gemm.64", 0), ("gemm.128", 1)]
     assert found.machine(found.results[1]) == MACHINE
     assert Record(path).results == []
+
+
+def test_time_to_ready() -> None:
+    """An exported library answers a program that has only the C interface; files have sizes."""
+    small = timed("inference.mlp_1")
+    kinds = {kind: Readiness(f"ready.mlp_{kind}", kind, small) for kind in ("library", "size", "code")}
+    measures = ready.Measures()
+    try:
+        found = {kind: measures.compare(w, ["torch"], 1, None) for kind, w in kinds.items()}
+    finally:
+        measures.close()
+    assert not any(r["failed"] for r in found.values())
+    assert all("runs without it" in r["skipped"]["torch"] for r in found.values())
+    weights = 4 * (784 * 512 + 512 * 512 + 512 * 10)
+    assert 0 < found["code"]["seconds"]["flambeau"][0] < weights < found["size"]["seconds"]["flambeau"][0]
+    assert len(found["library"]["seconds"]["flambeau"]) == ready.ROUNDS["library"]
+    assert 0 < ready.import_seconds("json") < 60
+    with pytest.raises(RuntimeError, match="nonsense"):
+        ready.until_said([sys.executable, "-c", "raise SystemExit('nonsense')"])
+
+
+def test_sizes_are_no_times() -> None:
+    found = result("ready.resnet50_size", {"flambeau": [2.0 * (1 << 20)], "openvino": [4.0 * (1 << 20)]})
+    assert report.line(found, MACHINE, ["openvino"])[2:5] == ["2.00 MB", "", "2.00"]
+    assert report.means([found], ["openvino"]) == []
 
 
 def test_the_recorded_run_is_shown() -> None:
