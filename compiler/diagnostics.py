@@ -6,6 +6,7 @@ import linecache
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
 
@@ -67,13 +68,20 @@ class NotDifferentiableError(FlambeauError, RuntimeError):
 
 def caller_location(depth: int = 2) -> tuple[str, int] | None:
     """(file, line) of the nearest frame outside this package, starting `depth` frames up; cheap enough for tracing."""
+    frame: FrameType | None
     try:
         frame = sys._getframe(depth)
     except ValueError:
         return None
-    while frame is not None and is_internal(frame.f_code.co_filename):
-        frame = frame.f_back  # type: ignore[assignment]
-    return (frame.f_code.co_filename, frame.f_lineno) if frame is not None else None
+    while frame is not None:
+        name = frame.f_code.co_filename
+        internal = _INTERNAL.get(name)
+        if internal is None:
+            internal = is_internal(name)
+        if not internal:
+            return name, frame.f_lineno
+        frame = frame.f_back
+    return None
 
 
 _INTERNAL: dict[str, bool] = {}

@@ -17,7 +17,7 @@ from flambeau.compiler.lowering.kernels import symbols_of
 from flambeau.compiler.passes.plan import byte_size
 from flambeau.compiler.pipeline import ENTRY
 from flambeau.runtime import threads
-from flambeau.runtime.buffer import Buffer, as_numpy, from_numpy
+from flambeau.runtime.buffer import Buffer, address_of, as_numpy, from_numpy
 from flambeau.runtime.engine import default_engine
 from flambeau.runtime.executor import Executor
 
@@ -104,13 +104,13 @@ class Executable:
             into[n] if n in into else as_numpy(allocate(dtype.itemsize * prod(shape)), dtype, shape)
             for n, (dtype, shape) in enumerate(types)
         ]
-        pointers = [_address(a) for a in inputs] + (held or self.unheld).pointers
-        self.executor.check(self.executor(pointers, dims, [_address(a) for a in outputs]))
+        pointers = [address_of(a) for a in inputs] + (held or self.unheld).pointers
+        self.executor.check(self.executor(pointers, dims, [address_of(a) for a in outputs]))
         return outputs
 
     def hold(self, weights: Sequence[Array]) -> Held:
         """The weights for the calls to come, until one of them changes."""
-        pointers = [a.__array_interface__["data"][0] for a in weights]
+        pointers = [address_of(a) for a in weights]
         keep: list[Any] = list(weights)
         if self._preparation is not None:
             executor, constants = self._preparation
@@ -122,11 +122,6 @@ class Executable:
     def dims_of(self, shapes: Sequence[tuple[int, ...]]) -> list[int]:
         """The symbols' values from the parameters' concrete shapes."""
         return [shapes[parameter][axis] for parameter, axis in self._dim_sources]
-
-
-def _address(array: Array) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
 
 
 def _preparation(code: CompiledCode) -> tuple[Executor, list[Buffer]]:
@@ -187,7 +182,7 @@ class ArrayExecutable:
     ) -> list[Array]:
         if into:
             return self.executable.run_into(arrays, self._results, into, (), held)
-        pointers = [a.__array_interface__["data"][0] for a in arrays]
+        pointers = [address_of(a) for a in arrays]
         pointers += (held or self._unheld).pointers
         if not self._small:
             buffers = self._run(pointers)
@@ -195,7 +190,7 @@ class ArrayExecutable:
                 as_numpy(b, dtype, shape) for b, (dtype, shape) in zip(buffers, self._results, strict=True)
             ]
         outputs = [np.empty(shape, dtype) for dtype, shape in self._results]
-        status = self._call(pointers, (), [a.__array_interface__["data"][0] for a in outputs])
+        status = self._call(pointers, (), [address_of(a) for a in outputs])
         if status:
             self._call.check(status)
         return outputs

@@ -142,7 +142,7 @@ class _Entry:
     def run(self, arguments: Sequence[Tensor]) -> Any:
         """Call the executable and put everything in its place."""
         cells = [_root(arguments[c]._cell) if isinstance(c, int) else c for c in self.cells]
-        arrays = [content(cell.read()) for cell in cells]
+        arrays = [_content(cell) for cell in cells]
         for source, element in self.providers:
             arrays.append(evaluation.array_of(source(), element))
         outputs = []
@@ -197,6 +197,12 @@ class _Entry:
         return into
 
 
+def _content(cell: Cell) -> Any:
+    """The cell's content. No reference to its value is left behind: memory may be reused where nobody has one."""
+    value = cell.value if cell.parent is None else cell.read()
+    return content(value) if value.data is None else value.data
+
+
 def _returned(leaf: tuple[str, Any], outputs: list[Value], arguments: Sequence[Tensor]) -> Any:
     kind, what = leaf
     if kind == "output":
@@ -207,11 +213,12 @@ def _returned(leaf: tuple[str, Any], outputs: list[Value], arguments: Sequence[T
 # -- arguments and results as trees ------------------------------------------------------------------------------------
 
 
-def _flatten(x: Any, tensors: list[Tensor]) -> Any:
-    """A hashable description in which tensors are numbered."""
+def _flatten(x: Any, tensors: list[Tensor], numbers: dict[Cell, int]) -> Any:
+    """A hashable description in which tensors are numbered; `numbers` has the first tensor of each memory."""
     if isinstance(x, Tensor):
-        cell, root = x._cell, _root(x._cell)
-        number = len(tensors) if all(_root(t._cell) is not root for t in tensors) else _first(tensors, root)
+        cell = x._cell
+        root = cell if cell.parent is None else _root(cell)
+        number = numbers.setdefault(root, len(tensors))
         tensors.append(x)
         value = cell.value if cell.parent is None else cell.read()
         flows = value.requires_grad if x._chain is None else read(x).requires_grad
@@ -220,18 +227,14 @@ def _flatten(x: Any, tensors: list[Tensor]) -> Any:
             return "alias", value.type, x._chain, flows, number, seen.type, seen.requires_grad, _parts(cell)
         return "tensor", value.type, x._chain, flows, number
     if isinstance(x, (list, tuple)):
-        return type(x).__name__, tuple([_flatten(y, tensors) for y in x])
+        return type(x).__name__, tuple([_flatten(y, tensors, numbers) for y in x])
     if isinstance(x, dict):
-        return "dict", tuple([(k, _flatten(v, tensors)) for k, v in x.items()])
+        return "dict", tuple([(k, _flatten(v, tensors, numbers)) for k, v in x.items()])
     try:
         hash(x)
     except TypeError:
         return "object", id(x)
     return type(x), x
-
-
-def _first(tensors: list[Tensor], root: Cell) -> int:
-    return next(i for i, t in enumerate(tensors) if _root(t._cell) is root)
 
 
 def _root(cell: Cell) -> Cell:
@@ -292,9 +295,10 @@ class Compiled:
         if state.trace is not None:  # inside another trace: part of it
             return self.function(*args, **kwargs)
         tensors: list[Tensor] = []
-        described = [_flatten(a, tensors) for a in args]
+        numbers: dict[Cell, int] = {}
+        described = [_flatten(a, tensors, numbers) for a in args]
         if kwargs:
-            described.append(_flatten(kwargs, tensors))
+            described.append(_flatten(kwargs, tensors, numbers))
         if self._modules is None:
             self._modules = _modules_of(self.function, (args, kwargs))
         key = (tuple(described), state.grad, dtypes.get_default_dtype(), *[m.training for m in self._modules])

@@ -55,7 +55,10 @@ class Operation:
     ) -> None:
         self.definition = definition
         self.operands = tuple(operands)
-        self.results = tuple([Value(t, self, i, requires_grad) for i, t in enumerate(result_types)])
+        if len(result_types) == 1:
+            self.results: tuple[Value, ...] = (Value(result_types[0], self, 0, requires_grad),)
+        else:
+            self.results = tuple([Value(t, self, i, requires_grad) for i, t in enumerate(result_types)])
         self._location = location
         self.regions = tuple(regions)
 

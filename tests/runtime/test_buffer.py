@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flambeau.runtime.buffer import HUGE_PAGE, Allocator, Buffer, allocate, as_numpy, from_numpy, size_class
+from flambeau.runtime.buffer import (
+    HUGE_PAGE,
+    Allocator,
+    Buffer,
+    address_of,
+    allocate,
+    as_numpy,
+    from_numpy,
+    size_class,
+)
 
 
 @given(st.integers(0, 1 << 40))
@@ -161,3 +170,19 @@ def test_allocation_cost(capsys: pytest.CaptureFixture[str]) -> None:
     assert own.stats().system_allocations == 1
     with capsys.disabled():
         print(f"\nallocate and free: {cost * 1e6:.2f} us")
+
+
+def test_addresses_of_arrays() -> None:
+    base = np.arange(24, dtype=np.float32).reshape(4, 6)
+    for array in (
+        base,
+        base[1:],
+        base[:, 2],
+        base.T,
+        base[2, 3],
+        np.empty((0, 3)),
+        np.zeros(()),
+        np.zeros(5)[3:3],
+    ):
+        view = np.asarray(array)
+        assert address_of(view) == view.__array_interface__["data"][0]

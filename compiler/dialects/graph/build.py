@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, TypeAlias
 
 from flambeau.compiler.dialects.graph.base import GraphOp
@@ -24,8 +25,17 @@ Operand: TypeAlias = "Value | int | float | bool"
 
 def op(name: str, **attributes: Any) -> GraphOp:
     """The definition called ``graph.<name>`` with these attributes."""
+    if not attributes:
+        return _plain(name)
     cls: Any = REGISTRY[f"graph.{name}"]
     definition: GraphOp = cls(**attributes)
+    return definition
+
+
+@cache
+def _plain(name: str) -> GraphOp:
+    cls: Any = REGISTRY[f"graph.{name}"]
+    definition: GraphOp = cls()
     return definition
 
 
