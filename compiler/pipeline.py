@@ -23,6 +23,7 @@ from flambeau.compiler.passes.block_convolutions import block_convolutions
 from flambeau.compiler.passes.decompose import decompose
 from flambeau.compiler.passes.fuse import Program, fuse
 from flambeau.compiler.passes.order import order
+from flambeau.compiler.passes.pack_invariants import pack_invariants
 from flambeau.compiler.passes.pack_weights import pack_weights
 from flambeau.compiler.passes.plan import MemoryPlan, byte_size, plan
 from flambeau.compiler.passes.simplify import simplify
@@ -128,6 +129,7 @@ def _simplify(c: Compilation, opt_level: int, entry: str) -> None:
     graph = simplify_scans(decompose(simplify(c.graph)))
     graph = simplify(split_windows(split_reductions(graph)))
     graph = simplify(block_convolutions(graph, cpu_shape(c.target)))
+    graph = pack_invariants(graph, c.target)
     if c.weights:
         weights = [graph.parameters[i] for i in c.weights]
         split = split_weights(pack_weights(graph, weights, c.target), weights)

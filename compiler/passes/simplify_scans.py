@@ -12,9 +12,9 @@ from typing import ClassVar
 
 from flambeau.compiler.dialects.graph.constants import Constant
 from flambeau.compiler.dialects.graph.scan import Scan
-from flambeau.compiler.dialects.graph.shape import BroadcastInDim, Reshape
 from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild
 from flambeau.compiler.ir.passes import Pass
+from flambeau.compiler.passes.split_weights import VIEWS
 
 
 def simplify_scans(graph: Graph) -> Graph:
@@ -76,11 +76,11 @@ def _hoist(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value]
 
 
 def _stays(operation: Operation) -> bool:
-    """Is it made again in each step for nothing? Broadcasts and numbers only take up memory elsewhere."""
+    """Is it made again in each step for nothing? Views and numbers only take up memory elsewhere."""
     definition = operation.definition
     if isinstance(definition, Constant):
         return definition.literal.splat is not None
-    return isinstance(definition, BroadcastInDim | Reshape) or not operation.operands
+    return isinstance(definition, VIEWS) or not operation.operands
 
 
 def _substituted(graph: Graph, values: dict[Value, Value], parameters: Sequence[Value]) -> Graph:

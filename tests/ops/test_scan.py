@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from flambeau.compiler.diagnostics import ParseError, TypeInferenceError
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.contraction import DotGeneral
+from flambeau.compiler.dialects.graph.packing import PackPanels
 from flambeau.compiler.dialects.graph.scan import Scan
 from flambeau.compiler.ir.core import Graph, Value, create
 from flambeau.compiler.ir.dims import Index, dim
@@ -22,6 +23,7 @@ from flambeau.compiler.passes.autodiff import vjp
 from flambeau.compiler.passes.decompose import decompose
 from flambeau.compiler.passes.simplify import simplify
 from flambeau.compiler.passes.simplify_scans import simplify_scans
+from flambeau.compiler.pipeline import compile_stages
 from flambeau.execution import run_graph
 from flambeau.runtime import threads
 
@@ -148,7 +150,7 @@ def test_what_no_step_changes_is_computed_before() -> None:
     graph = Graph(parameters, create(scan, *parameters).results)
     changed = simplify_scans(graph)
     (inner,) = scans(changed)
-    assert [o.name for o in inner.body.operations] == ["graph.dot_general", "graph.add"]
+    assert [o.name for o in inner.body.operations] == ["graph.transpose", "graph.dot_general", "graph.add"]
     given_arrays = arrays(graph)
     np.testing.assert_allclose(evaluate(changed, given_arrays)[0], evaluate(graph, given_arrays)[0])
 
@@ -173,3 +175,19 @@ def test_scans_in_scans() -> None:
         given_arrays = arrays(graph)
         for ours, theirs in zip(run_graph(graph, given_arrays), evaluate(graph, given_arrays), strict=True):
             np.testing.assert_allclose(ours, theirs, 1e-10, 1e-10, strict=True)
+
+
+def test_weights_of_a_steps_products_are_packed_before_the_loop() -> None:
+    h, x, w = (Value(tensor(s, f32)) for s in ((16, 64), (16, 96), (96, 64)))
+    sums = build.add(build.dot_general(h, w, ((1,), (1,))), x)
+    scan = Scan(Graph([h, x, w], [build.slice_axis(sums, 1, 0, 64), sums]), 9, 1, 1)
+    parameters = [Value(tensor(s, f32)) for s in ((16, 64), (9, 16, 96), (96, 64))]
+    graph = Graph(parameters, create(scan, *parameters).results)
+    simplified = compile_stages(graph, stop_after="simplify").simplified
+    assert simplified is not None
+    (inner,) = scans(simplified)
+    assert not any(isinstance(o.definition, PackPanels) for o in inner.body.operations)
+    assert sum(isinstance(o.definition, PackPanels) for o in simplified.operations) == 1
+    given_arrays = [a.astype(np.float32) / 4 for a in arrays(graph)]
+    for ours, theirs in zip(run_graph(graph, given_arrays), evaluate(graph, given_arrays), strict=True):
+        np.testing.assert_allclose(ours, theirs, 1e-4, 1e-4, strict=True)
