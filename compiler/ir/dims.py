@@ -363,6 +363,15 @@ def known_nonnegative(value: Index | None) -> bool:
     return isinstance(low, int) and low >= 0
 
 
+def decided(position: Index, low: Index, high: Index) -> bool | None:
+    """Whether low <= position < high, as far as bounds say."""
+    if known_nonnegative(position - low) and known_nonnegative(high - 1 - position):
+        return True
+    if known_nonnegative(low - 1 - position) or known_nonnegative(position - high):
+        return False
+    return None
+
+
 def _affine_nonnegative(value: Dim) -> bool:
     low = lower(value)
     if isinstance(low, int):

@@ -176,7 +176,9 @@ class MemoryBuilder(IndexBuilder):
         saved = self.lane, self.lanes, self.mask
         self.lanes = lanes
         step = self.emit(vector.Step(lanes)).results[0]
-        self.lane = Symbol("lane", 0, lanes - 1, step)
+        # Lanes that do not exist are neither read nor written, whatever their positions would be.
+        most = min(lanes, count) if isinstance(count, int) else lanes
+        self.lane = Symbol("lane", 0, most - 1, step)
         self._symbol_scopes[self.lane] = self._scopes[-1]
         self.mask = None if count is None else self.create_mask(count, lanes)
         try:

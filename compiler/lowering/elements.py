@@ -19,7 +19,7 @@ from flambeau.compiler.dialects.loops import arith
 from flambeau.compiler.dialects.loops.base import signless
 from flambeau.compiler.ir.builder import LoopBuilder
 from flambeau.compiler.ir.core import Value
-from flambeau.compiler.ir.dims import Index, known_nonnegative, maximum, minimum
+from flambeau.compiler.ir.dims import Index, decided, known_nonnegative, maximum, minimum
 from flambeau.compiler.ir.scalar_builder import lanes_among
 from flambeau.compiler.ir.types import (
     ElementType,
@@ -274,6 +274,11 @@ class ElementBuilder:
 
     def and_(self, x: Scalar, y: Scalar) -> Scalar:
         """Bitwise and."""
+        if x.element.is_bool:  # conditions that bounds decide
+            for one, other in ((x, y), (y, x)):
+                known = _constant_of(one.value)
+                if known is not None:
+                    return other if known else one
         return Scalar(self.b.iand(x.value, y.value), self._same("and", x, y))
 
     def or_(self, x: Scalar, y: Scalar) -> Scalar:
@@ -409,13 +414,14 @@ class ElementBuilder:
     def in_bounds(self, position: Index, low: Index, high: Index) -> Scalar:
         """Whether low <= position < high; a constant where bounds decide it."""
         b = self.b
+        inside = decided(position, low, high)
+        if inside is not None:
+            return Scalar(b.constant(i1, inside), i1)
         tests = []
         if not known_nonnegative(position - low):
             tests.append(b.icmp("sge", b.index(position), b.index(low)))
         if not known_nonnegative(high - 1 - position):
             tests.append(b.icmp("slt", b.index(position), b.index(high)))
-        if not tests:
-            return Scalar(b.constant(i1, 1), i1)
         return Scalar(tests[0] if len(tests) == 1 else b.iand(*tests), i1)
 
     def guarded(self, condition: Scalar, thunk: Callable[[], Scalar], otherwise: Scalar) -> Scalar:

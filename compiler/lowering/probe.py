@@ -6,12 +6,12 @@ run? How much work is one element?
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from flambeau.compiler.dialects.graph.base import GraphOp
 from flambeau.compiler.ir.core import Value
-from flambeau.compiler.ir.dims import Dim, Index, Symbol, maximum, minimum, of_symbol
+from flambeau.compiler.ir.dims import Dim, Index, Symbol, decided, maximum, minimum, of_symbol
 from flambeau.compiler.ir.types import ElementType, TensorType, i1, u32
 
 #: Cost of an operation in simple arithmetic operations; others are 1.
@@ -19,13 +19,14 @@ COSTS = {"math": 12, "div": 4, "rem": 8, "pow": 30}
 
 
 class ProbeScalar:
-    """Stands for a scalar; knows its element type, and whether it differs along the innermost axis."""
+    """Stands for a scalar; knows its element type, and whether it differs along the innermost axis. `value`: of a condition
+    that bounds decide."""
 
     __slots__ = ("element", "value", "varies")
 
-    def __init__(self, element: ElementType, varies: bool = False) -> None:
+    def __init__(self, element: ElementType, varies: bool = False, value: bool | None = None) -> None:
         self.element = element
-        self.value = None
+        self.value = value
         self.varies = varies
 
 
@@ -44,6 +45,8 @@ class ProbeBuilder:
         self.straight = True
         #: False once any position came from data.
         self.static = True
+        #: (position, low, high) of every `in_bounds` that bounds do not decide.
+        self.conditions: list[tuple[Index, Index, Index]] = []
 
     def __getattr__(self, name: str) -> Callable[..., ProbeScalar]:
         def method(*arguments: Any, **_: Any) -> ProbeScalar:
@@ -83,12 +86,24 @@ class ProbeBuilder:
     clamped_index = scalar_to_index
 
     def in_bounds(self, position: Index, low: Index, high: Index) -> ProbeScalar:
+        inside = decided(position, low, high)
+        if inside is not None:
+            return ProbeScalar(i1, False, inside)
+        self.conditions.append((position, low, high))
         self.cost += 1
         return ProbeScalar(i1, self.runs_along(position))
+
+    def and_(self, x: ProbeScalar, y: ProbeScalar) -> ProbeScalar:
+        if x.value is not None or y.value is not None:
+            return y if x.value or y.value is False else x
+        self.cost += 1
+        return ProbeScalar(x.element, _varies(x, y))
 
     def guarded(
         self, condition: Any, thunk: Callable[[], ProbeScalar], otherwise: ProbeScalar
     ) -> ProbeScalar:
+        if condition.value is not None:
+            return thunk() if condition.value else otherwise
         self.straight = self.static = False
         self.cost += 2
         return thunk()
@@ -110,10 +125,10 @@ class ProbeBuilder:
 
 
 class Reads:
-    """What one element of a value reads: `accesses` are (value, index), `cost` the work; `straight` and `static` as in the
-    builder."""
+    """What one element of a value reads: `accesses` are (value, index), `cost` the work; `straight`, `static` and `conditions`
+    as in the builder."""
 
-    __slots__ = ("accesses", "cost", "straight", "static", "operations")
+    __slots__ = ("accesses", "cost", "straight", "static", "operations", "conditions")
 
     def __init__(
         self,
@@ -122,9 +137,10 @@ class Reads:
         straight: bool,
         operations: int,
         static: bool = True,
+        conditions: Sequence[tuple[Index, Index, Index]] = (),
     ) -> None:
         self.accesses, self.cost, self.straight, self.operations = accesses, cost, straight, operations
-        self.static = static
+        self.static, self.conditions = static, conditions
 
 
 def axis_symbols(shape: tuple[Index, ...]) -> tuple[Index, ...]:
@@ -160,7 +176,7 @@ def probe(value: Value, index: tuple[Index, ...], inline: Callable[[Value], bool
         return result
 
     access(value, index, True)
-    return Reads(accesses, builder.cost, builder.straight, count, builder.static)
+    return Reads(accesses, builder.cost, builder.straight, count, builder.static, builder.conditions)
 
 
 class Accessor:

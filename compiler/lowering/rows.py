@@ -12,6 +12,7 @@ from flambeau.compiler.dialects.graph.base import Elementwise
 from flambeau.compiler.ir.core import Value
 from flambeau.compiler.ir.dims import Dim, Index, Symbol, minimum, of_symbol, product
 from flambeau.compiler.ir.types import ElementType, MemRefType, i1
+from flambeau.compiler.lowering.boxes import Box, box_reads, boxes_of
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.probe import Reads, axis_symbols, probe
@@ -368,8 +369,8 @@ def combine_lanes(ctx: LoweringContext, definition: object, total: Scalar, lanes
 
 
 def lower_elements(ctx: LoweringContext, values: Sequence[Value], results: set[Value]) -> None:
-    """Emit elementwise results of one shape: flat where every index is only passed through, in squares where operands lie
-    across, else row by row."""
+    """Emit elementwise results of one shape: flat where every index is only passed through, in boxes where operands end
+    inside, in squares where they lie across, else row by row."""
     shape = tensor_of(values[0]).shape
     group = set(values)
     if len(shape) == 0:
@@ -381,6 +382,11 @@ def lower_elements(ctx: LoweringContext, values: Sequence[Value], results: set[V
         return
     if len(shape) > 1 and all(_flat(value, shape, group, set()) for value in values):
         _lower_flat(ctx, values, shape, results)
+        return
+    boxes = boxes_of(values, group)
+    if boxes is not None:
+        for box in boxes:
+            _lower_box(ctx, values, box, results)
         return
     if len(shape) == 1:
         _lower_flat(ctx, values, shape, results)
@@ -443,6 +449,54 @@ def _lower_flat(
         _FlatRow(ctx, stages, domain, start, extent, lanes, results).emit()
 
 
+def _lower_box(ctx: LoweringContext, values: Sequence[Value], box: Box, results: set[Value]) -> None:
+    """The elements in one box of elementwise results."""
+    stages = [_Stage(v, "full", box_reads(v, box, set(values))) for v in values]
+    starts = tuple([low for low, _ in box])
+    extents = tuple([high - low for low, high in box])
+    domain = RowDomain(extents, (len(box) - 1,))
+    cost = sum(s.reads.cost + 1 for s in stages)
+    with ctx.rows(extents[:-1], product(extents) * cost) as row:
+        _BoxRow(ctx, stages, domain, row, extents[-1:], results, starts).emit()
+
+
+class _BoxRow(_Row):
+    """A row of a box, which begins at `starts`."""
+
+    def __init__(
+        self,
+        ctx: LoweringContext,
+        stages: list[_Stage],
+        domain: RowDomain,
+        row: tuple[Index, ...],
+        inner: tuple[Index, ...],
+        results: set[Value],
+        starts: tuple[Index, ...],
+    ) -> None:
+        super().__init__(ctx, stages, domain, row, inner, results)
+        self.starts = starts
+
+    def emit(self) -> None:
+        for stage in self.stages:
+            self.ctx.overrides[stage.value] = here_only(self, stage.value)
+        self._loop(self.stages)
+        for stage in self.stages:
+            del self.ctx.overrides[stage.value]
+
+    def position(self, inner: tuple[Index, ...]) -> tuple[Index, ...]:
+        return tuple([low + at for low, at in zip(self.starts, super().position(inner), strict=True)])
+
+
+def here_only(row: _Row, value: Value) -> Callable[[tuple[Index, ...]], Scalar | None]:
+    """What is known of a value: the element that was computed last."""
+
+    def known(index: tuple[Index, ...]) -> Scalar | None:
+        found = row.here.get(value)
+        return found[1] if found is not None and found[0] == index else None
+
+    return known
+
+
 class _FlatRow(_Row):
     """A block of a flat loop: position i is element `start + i`."""
 
@@ -461,17 +515,10 @@ class _FlatRow(_Row):
 
     def emit(self) -> None:
         for stage in self.stages:
-            self.ctx.overrides[stage.value] = self._here_only(stage.value)
+            self.ctx.overrides[stage.value] = here_only(self, stage.value)
         self._loop(self.stages)
         for stage in self.stages:
             del self.ctx.overrides[stage.value]
-
-    def _here_only(self, value: Value) -> Callable[[tuple[Index, ...]], Scalar | None]:
-        def known(index: tuple[Index, ...]) -> Scalar | None:
-            found = self.here.get(value)
-            return found[1] if found is not None and found[0] == index else None
-
-        return known
 
     def position(self, inner: tuple[Index, ...]) -> tuple[Index, ...]:
         return (self.start + inner[0],)

@@ -21,6 +21,8 @@ from flambeau.compiler.lowering.probe import Reads, axis_symbols, probe
 CHEAP = 6
 #: No kernel inlines more operations than this into one element.
 LIMIT = 96
+#: Concatenations of more operands than this copy them.
+PARTS = 8
 
 
 @dataclass(frozen=True)
@@ -166,13 +168,17 @@ def _deserves_memory(value: Value, operation: Operation, reads: Reads, users: li
             return True
         if cost <= CHEAP or family != "element":
             continue
-        if user.definition.expensive or _grows(tensor_type(value), tensor_type(user.results[0])):
+        if user.definition.expensive or _rereads(user, tensor_type(value)):
             return True
     return False
 
 
-def _grows(operand: TensorType, result: TensorType) -> bool:
+def _rereads(user: Operation, operand: TensorType) -> bool:
     """Does the user read each element more than once?"""
+    result = tensor_type(user.results[0])
+    assert isinstance(user.definition, GraphOp)
+    if user.definition.reads_once and result.is_static and len(user.operands) <= PARTS:
+        return False  # it is computed box by box, without conditions
     if isinstance(operand.size, int) and isinstance(result.size, int):
         return result.size > operand.size
     return operand.size != result.size

@@ -60,6 +60,8 @@ class GraphOp(OpDef):
     layout: ClassVar[bool] = False
     #: Operands, by number, that must lie in memory: the loops read them by address, not through element functions.
     buffered: ClassVar[tuple[int, ...]] = ()
+    #: Its result may be larger than an operand, but no element of an operand is read twice.
+    reads_once: ClassVar[bool] = False
     vjp: ClassVar[Any] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -306,6 +306,7 @@ class Pad(ShapeOp):
     """
 
     name = "graph.pad"
+    reads_once: ClassVar[bool] = True
     low: tuple[Index, ...]
     high: tuple[Index, ...]
     interior: tuple[int, ...]
@@ -397,6 +398,7 @@ class Concatenate(GraphOp):
     """The operands, equal but along `dimension`, one behind the other along it. StableHLO `concatenate`."""
 
     name = "graph.concatenate"
+    reads_once: ClassVar[bool] = True
     dimension: int = 0
 
     def infer(self, *operands: TensorType) -> TensorType:
