@@ -26,6 +26,7 @@ from flambeau.compiler.lowering.contraction_problem import (
     Contraction,
     Operand,
     Panels,
+    Plain,
     ceil_div,
     exchanged,
 )
@@ -284,7 +285,34 @@ class _Packed(Tiles):
                 return in_panels(v, k)
             return b.vector_load(workspace, (right + k * s.columns + v * s.lanes,), s.lanes)
 
-        self.finish(place, self.multiply(place, a_at, b_at), tile)
+        meanwhile = None
+        if s.ahead and p.b.plain is not None:
+            meanwhile = self._fetch(p.b.plain, batch, i, j, packed_from, first, depth)
+        self.finish(place, self.multiply(place, a_at, b_at, meanwhile), tile)
+
+    def _fetch(
+        self, plain: Plain, batch: Batch, i: Index, j: Index, left: Index, first: Index, depth: Index
+    ) -> Callable[[Index], None]:
+        """Prefetches of B's next block of K, or of the next columns' first, where columns are neighbours in memory: each tile
+        asks for its share of the lines."""
+        p, s, b = self.p, self.s, self.b
+        line = 64 // plain.element.itemsize
+        wide = -(-s.across // line)
+        iterations = s.block_k // s.unroll
+        tiles = s.across // s.columns * (s.task_rows // s.rows)
+        each = -(-wide * s.block_k // (tiles * iterations))
+        number = ((j - left) // s.columns * (s.task_rows // s.rows) + i // s.rows) * iterations
+        # 1 in the last block of K, else 0.
+        last = (first + depth) // p.k
+        row, k = left + last * s.across, (first + depth) - last * p.k
+
+        def ask(iteration: Index) -> None:
+            for at in range(each):
+                place = (number + iteration) * each + at
+                n, deep = row + place % wide * line, k + place // wide
+                b.prefetch(plain.buffer, plain.at(batch, n, deep), locality=2)
+
+        return ask
 
 
 class _Dot:

@@ -105,10 +105,12 @@ class Tiles:
         place: Place,
         a_at: Callable[[int, Index], Value],
         b_at: Callable[[int, Index], Value],
+        meanwhile: Callable[[Index], None] | None = None,
     ) -> list[Value]:
-        """The tile's sums over its part of K, row by row."""
+        """The tile's sums over its part of K, row by row. ``meanwhile(i)`` is what else to do in iteration i over k."""
         s, element = self.s, self.p.accumulator
-        meanwhile = None if self.p.touches is None else lambda i: self._ask_for_epilogue(place, i)
+        if meanwhile is None and self.p.touches is not None:
+            meanwhile = lambda i: self._ask_for_epilogue(place, i)  # noqa: E731
         return outer_product_tile(
             self.b, element, s.lanes, place.rows, place.vectors, place.depth, a_at, b_at, s.unroll, meanwhile
         )

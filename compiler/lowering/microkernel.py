@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flambeau.compiler.ir.dims import Index
+from flambeau.compiler.ir.dims import Index, minimum
 from flambeau.compiler.ir.types import ElementType
 from flambeau.compiler.lowering.contraction_emitter import Emitter, Value
+
+#: Products that are summed one after the other before their sum joins the others, and the most.
+CHAIN = 128
+LONGEST = 160
 
 ScalarAt = Callable[[int, Index], Value]
 VectorAt = Callable[[int, Index], Value]
@@ -30,7 +34,8 @@ def outer_product_tile(
 ) -> list[Value]:
     """Accumulators, row by row, of sum over k < `depth` of a_at(row, k) * b_at(vector, k).
 
-    ``meanwhile(i)`` emits what else to do in iteration i of the loop over k.
+    Floats are summed in chains, whose sums are then added: the error grows with the root of a chain's length times that of
+    the depth, rather than with the depth. ``meanwhile(i)`` emits what else to do in iteration i of the loop over k.
     """
 
     def step(k: Index, sums: list[Value]) -> list[Value]:
@@ -43,8 +48,32 @@ def outer_product_tile(
             ]
         return out
 
-    sums = [b.zero(element, lanes)] * (rows * vectors)
-    return unrolled(b, depth, unroll, step, sums, meanwhile)
+    zeros = [b.zero(element, lanes)] * (rows * vectors)
+
+    def chain(start: Index, count: Index) -> list[Value]:
+        also = None if meanwhile is None else lambda i: meanwhile(start // unroll + i)
+        return unrolled(b, count, unroll, lambda k, sums: step(start + k, sums), zeros, also)
+
+    def added(start: Index, count: Index, totals: list[Value]) -> list[Value]:
+        return [b.add(x, y, element) for x, y in zip(totals, chain(start, count), strict=True)]
+
+    if not element.is_float or (isinstance(depth, int) and depth <= LONGEST):
+        return chain(0, depth)
+    length = chain_length(depth, unroll)
+    if not isinstance(depth, int):
+        return b.for_(0, depth, length, lambda k, t: added(k, minimum(length, depth - k), t), zeros)
+    whole = depth // length * length
+    totals = b.for_(0, whole, length, lambda k, t: added(k, length, t), zeros)
+    return totals if whole == depth else added(whole, depth - whole, totals)
+
+
+def chain_length(depth: Index, unroll: int) -> int:
+    """How many products are summed in a row: about CHAIN, a multiple of `unroll`, and a divisor of the depth if there is
+    such a one."""
+    if not isinstance(depth, int):
+        return CHAIN
+    near = sorted(range(CHAIN // 2, LONGEST + 1, unroll), key=lambda n: (abs(n - CHAIN), n))
+    return next((n for n in near if depth % n == 0), CHAIN)
 
 
 def dot_tile(

@@ -21,6 +21,9 @@ UNROLL = 4
 PACKED_TASKS = 4
 #: Tasks that the scheme *packed* has at a time, if there are tiles enough: threads finish together.
 TASKS = 64
+#: Rows of A up to which fetching B from memory is a large part of the time, and the bytes of B that are fetched on end.
+FEW = 64
+FETCHED_RUN = 4096
 #: Multiply-adds that a task should have at least.
 TASK_WORK = 1 << 18
 
@@ -39,7 +42,7 @@ class CpuShape:
 class ContractionSchedule:
     """`rows` x `vectors * lanes` is the register tile; `block_k` the depth of a packed panel; a task of the parallel
     loop covers `task_rows` x `task_columns` of the result; in the scheme *packed*, B is packed `across` columns at a
-    time."""
+    time, and with `ahead` the next block of it is fetched from memory meanwhile."""
 
     scheme: Scheme
     lanes: int
@@ -50,6 +53,7 @@ class ContractionSchedule:
     task_columns: int
     unroll: int = UNROLL
     across: int = 0
+    ahead: bool = False
 
     @property
     def columns(self) -> int:
@@ -118,6 +122,8 @@ def choose(
         return ContractionSchedule(
             "direct", lanes, rows, vectors, 512, *_tasks(em, en, ek, rows, vectors * lanes)
         )
+    if b.plain and b.unit_row and streams and isinstance(m, int) and m <= FEW and isinstance(n, int):
+        return _fetching(m, n, k, size, lanes, cpu)
     if a.plain and isinstance(k, int) and k * vectors * lanes * size <= 2 * cpu.l1 and em <= 512:
         if isinstance(m, int):
             rows = balanced(m, rows)
@@ -138,6 +144,18 @@ def choose(
     task_rows = rows * _even(m, rows, max(1, min(8, tiles // TASKS)))
     return ContractionSchedule(
         "packed", lanes, rows, vectors, block_k, task_rows, task_columns, across=across
+    )
+
+
+def _fetching(m: int, n: int, k: Index, size: int, lanes: int, cpu: CpuShape) -> ContractionSchedule:
+    """Few rows and a B that comes from memory: while a block of it, packed, is multiplied, the next one is fetched to L2.
+    Rows of a block are pieces of memory long enough for the hardware to foresee their ends."""
+    vectors = 3
+    rows, wide = _panel_rows(m, vectors, cpu), vectors * lanes
+    across = max(1, min(FETCHED_RUN // size, n) // wide)
+    depth = max(UNROLL, cpu.l2 // 4 // (across * wide * size) // UNROLL * UNROLL)
+    return ContractionSchedule(
+        "packed", lanes, rows, vectors, depth, rows * -(-m // rows), wide, across=across * wide, ahead=True
     )
 
 

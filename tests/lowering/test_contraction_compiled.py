@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from flambeau.compiler.ir import dims
 from flambeau.compiler.ir import types as T
+from flambeau.compiler.lowering.microkernel import CHAIN, chain_length
 from flambeau.compiler.schedule.cpu_contraction import CpuShape
 from tests.lowering.contraction_harness import Case, Kernel
 
@@ -46,6 +49,8 @@ def test_element_functions(plain: str, transposed: str) -> None:
         (Case((), 3, 200, 300, transposed="b"), "dot"),
         (Case((), 700, 1, 300), "dot"),
         (Case((), 150, 260, 1300), "packed"),
+        (Case((), 30, 1100, 500), "packed"),
+        (Case((), 64, 333, 2000, bias=True, threads=2), "packed"),
         (Case((2,), 30, 70, 900, plain=""), "packed"),
     ],
     ids=str,
@@ -114,3 +119,21 @@ def test_scalar_epilogue() -> None:
 )
 def test_threads(case: Case) -> None:
     Kernel(replace(case, threads=2)).check()
+
+
+@pytest.mark.parametrize("size", [(40, 50, 2048), (200, 300, 4096), (30, 1500, 1000)], ids=str)
+def test_long_sums_are_summed_in_parts(size: tuple[int, int, int]) -> None:
+    """One chain of k additions has an error of about 0.2 k eps; parts of c have one of about 0.2 sqrt(c k) eps."""
+    kernel = Kernel(Case((), *size))
+    kernel.check()
+    arguments, expected = kernel.arguments()
+    kernel.call(*arguments)
+    error = kernel.c[:-64].reshape(expected.shape).astype(np.float64) - expected
+    k = size[2]
+    assert np.sqrt(np.mean(error**2)) < 0.3 * np.sqrt(128 * k) * np.finfo(np.float32).eps
+    assert 0.3 * np.sqrt(128 * k) < 0.15 * k
+
+
+def test_chains_divide_the_depth_where_they_can() -> None:
+    assert [chain_length(k, 4) for k in (256, 512, 768, 784, 4096)] == [128, 128, 128, 112, 128]
+    assert chain_length(1009, 4) == CHAIN and chain_length(dims.dim("K"), 4) == CHAIN

@@ -126,7 +126,7 @@ class Executor:
             return
         buffer.array.reshape(-1)[buffer.offset(self.at(at))] = value
 
-    def prefetch(self, buffer: Buffer, at: Sequence[Any]) -> None:
+    def prefetch(self, buffer: Buffer, at: Sequence[Any], write: bool = False, locality: int = 3) -> None:
         """Nothing to do: it reads nothing."""
 
     def vector_load(self, buffer: Buffer, at: Sequence[Any], lanes: int, mask: Any = None) -> Any:
