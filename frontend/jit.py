@@ -88,7 +88,9 @@ class _Entry:
         self.providers: list[tuple[Callable[[], Any], Any]] = []
         self.constants: list[Any] = []
         self.written: list[tuple[Cell | int, Meta | None]] = []
-        self.gradients: list[tuple[Tensor, bool, Tensor | None, bool]] = []
+        #: Tensors whose `.grad` is set: had they none before, and what it is then, or a reference to what the last call
+        #: made, which is the caller's alone to keep.
+        self.gradients: list[tuple[Tensor, bool, Tensor | weakref.ref[Tensor] | None]] = []
         self.kinds: list[Any] = []  # types of captured cells, which a call checks
         self.weight_kinds: list[Any] = []  # the same of weights, checked when they have changed
         self.types: list[Any] = []  # types of the outputs
@@ -101,7 +103,7 @@ class _Entry:
             if any(cell in replacements.cells for cell, _, _ in [*self.kinds, *self.weight_kinds]):
                 return False
             self.replacements = replacements.count
-        for tensor, was_none, _, _ in self.gradients:
+        for tensor, was_none, _ in self.gradients:
             if (tensor._grad is None) != was_none:
                 return False
         for cell, kind, flows in self.kinds:
@@ -163,13 +165,18 @@ class _Entry:
             cell.value = value
             cell.version += 1
         at = len(self.written)
-        for tensor, _, made, computed in self.gradients:
-            if computed:
-                assert made is not None
-                made._cell.value = outputs[at]
-                made._cell.version += 1
+        for number, (tensor, was_none, gradient) in enumerate(self.gradients):
+            if isinstance(gradient, weakref.ref):
+                known = gradient()
+                if known is None:
+                    known = new_tensor(Cell(outputs[at]))
+                    self.gradients[number] = tensor, was_none, weakref.ref(known)
+                else:
+                    known._cell.value = outputs[at]
+                    known._cell.version += 1
+                gradient = known
                 at += 1
-            tensor._grad = made
+            tensor._grad = gradient
         if at:
             outputs = outputs[at:]
         if self.result[0] == "leaf":
@@ -184,13 +191,12 @@ class _Entry:
             if getrefcount(cells[number].value) == 2 and is_sole(arrays, number, 1):
                 into[result] = arrays[number]
         result = len(self.written)
-        for _, _, made, computed in self.gradients:
-            if not computed:
+        for _, _, gradient in self.gradients:
+            if not isinstance(gradient, weakref.ref):
                 continue
-            assert made is not None
-            cell = made._cell
-            if cell not in self.places and getrefcount(cell.value) == 2:
-                data = [cell.value.data]
+            known = gradient()
+            if known is not None and known._cell not in self.places and getrefcount(known._cell.value) == 2:
+                data = [known._cell.value.data]
                 if is_sole(data, 0, 1) and data[0].shape == self.types[result].shape:
                     into[result] = data[0]
             result += 1
@@ -412,7 +418,7 @@ def _finish(trace: Trace, tensors: list[Tensor], returned: list[Any]) -> tuple[_
     for tensor, before in trace.gradients.values():
         made = tensor._grad
         computed = made is not None and made._cell in trace.created
-        entry.gradients.append((tensor, before is None, made, computed))
+        entry.gradients.append((tensor, before is None, weakref.ref(made) if computed else made))
         if computed:
             assert made is not None
             known.add(made._cell)
