@@ -108,8 +108,17 @@ class MemoryBuilder(IndexBuilder):
             return self.emit(vector.MaskedLoad(), place, self.index(first), self.mask, zero).results[0]
         return self.emit(vector.Gather(), place, self.index(offset), self.lane_mask(), zero).results[0]
 
-    def store(self, value: Value, buffer: Value, indices: Sequence[Position]) -> None:
-        """Writes the element at the indices; the elements of all lanes where the indices contain the lane."""
+    def address(self, buffer: Value) -> Value:
+        """A buffer's address, as an index."""
+        return self.emit(memref.AddressOf(), buffer).results[0]
+
+    def store(
+        self, value: Value, buffer: Value, indices: Sequence[Position], nontemporal: bool = False
+    ) -> None:
+        """Writes the element at the indices; the elements of all lanes where the indices contain the lane.
+
+        `nontemporal`: whole vectors go past the caches; their addresses are multiples of their size.
+        """
         place, offset = self._place(buffer, indices)
         stride = self._lane_stride(offset)
         if stride == 0:
@@ -121,7 +130,9 @@ class MemoryBuilder(IndexBuilder):
             return
         first = self._without_lane(offset)
         if self.mask is None:
-            self.emit(vector.Store(), spread, place, self.index(first))
+            size = self.lanes * _memref(buffer).element.itemsize
+            kind = vector.Store(True, size) if nontemporal else vector.Store()
+            self.emit(kind, spread, place, self.index(first))
         else:
             self.emit(vector.MaskedStore(), place, self.index(first), self.mask, spread)
 

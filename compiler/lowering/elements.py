@@ -87,13 +87,13 @@ class ElementBuilder:
             value = self.half.widen(value, element)
         return Scalar(value, element)
 
-    def store(self, x: Scalar, buffer: Value, indices: Sequence[Any]) -> None:
-        """Writes an element, which has the buffer's element type."""
+    def store(self, x: Scalar, buffer: Value, indices: Sequence[Any], nontemporal: bool = False) -> None:
+        """Writes an element, which has the buffer's element type; whole vectors past the caches, if `nontemporal`."""
         assert isinstance(buffer.type, MemRefType)
         if x.element is not buffer.type.element:
             raise TypeError(f"cannot store {x.element} in {buffer.type}")
         value = self.half.narrow(x.value, x.element) if x.element in (f16, bf16) else x.value
-        self.b.store(value, buffer, indices)
+        self.b.store(value, buffer, indices, nontemporal)
 
     def index_to_scalar(self, expression: Index, element: ElementType) -> Scalar:
         """The value of an index expression, converted to `element`."""

@@ -16,6 +16,7 @@ from flambeau.compiler.lowering.boxes import Box, box_reads, boxes_of
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.probe import Reads, axis_symbols, probe
+from flambeau.compiler.lowering.streaming import either_way, streamed
 from flambeau.compiler.lowering.transposing import crossing_of, lower_transposing
 from flambeau.compiler.passes.fuse import RowDomain, outer_axes, position_in, role
 
@@ -39,8 +40,22 @@ def lower_rows(ctx: LoweringContext, values: Sequence[Value], domain: RowDomain,
     cost = sum(s.reads.cost + 1 for s in stages)
     inner = tuple(domain.shape[a] for a in domain.inner)
     rows = tuple(domain.shape[a] for a in domain.kept)
-    with ctx.rows(rows, product(domain.shape) * cost) as row:
-        _Row(ctx, stages, domain, row, inner, results).emit()
+    whole = bool(inner) and isinstance(inner[-1], int) and inner[-1] % ctx.lanes == 0
+    full = [s.value for s in stages if s.role == "full" and s.value in results and not _read_later(stages, s)]
+
+    def emit(past: frozenset[Value]) -> None:
+        with ctx.rows(rows, product(domain.shape) * cost) as row:
+            _Row(ctx, stages, domain, row, inner, results, past).emit()
+
+    either_way(ctx, streamed(ctx, full) if whole else frozenset(), emit)
+
+
+def _read_later(stages: Sequence[_Stage], stage: _Stage) -> bool:
+    """Does a later loop over the row read the value?"""
+    return any(
+        other.level > stage.level and any(v is stage.value for v, _ in other.reads.accesses)
+        for other in stages
+    )
 
 
 def levelled_stages(values: Sequence[Value], domain: RowDomain) -> tuple[tuple[Index, ...], list[_Stage]]:
@@ -94,6 +109,7 @@ class _Row:
         row: tuple[Index, ...],
         inner: tuple[Index, ...],
         results: set[Value],
+        past: frozenset[Value],
     ) -> None:
         self.ctx, self.stages, self.domain, self.row, self.inner, self.results = (
             ctx,
@@ -103,6 +119,8 @@ class _Row:
             inner,
             results,
         )
+        #: Results that are stored past the caches.
+        self.past = past
         self.here: dict[Value, tuple[tuple[Index, ...], Scalar]] = {}
         #: Rows of values that later loops read and nobody else does.
         self.row_buffers: dict[Value, Value] = {}
@@ -110,7 +128,7 @@ class _Row:
     def emit(self) -> None:
         for stage in self.stages:
             self.ctx.overrides[stage.value] = self._known(stage.value)
-            if stage.role == "full" and stage.value not in self.results and self._read_later(stage):
+            if stage.role == "full" and stage.value not in self.results and _read_later(self.stages, stage):
                 self._give_row_buffer(stage.value)
         self._outer(-1)
         for level in range(max((s.level for s in self.stages), default=-1) + 1):
@@ -129,12 +147,6 @@ class _Row:
             return None
 
         return known
-
-    def _read_later(self, stage: _Stage) -> bool:
-        return any(
-            other.level > stage.level and any(v is stage.value for v, _ in other.reads.accesses)
-            for other in self.stages
-        )
 
     def _give_row_buffer(self, value: Value) -> None:
         sizes = [d for d in self.inner if isinstance(d, int)]
@@ -318,7 +330,7 @@ class _Row:
         Stores come last: a result may lie where an operand does.
         """
         ctx, e = self.ctx, self.ctx.e
-        stores: list[tuple[Scalar, Value, tuple[Index, ...]]] = []
+        stores: list[tuple[Scalar, Value, tuple[Index, ...], bool]] = []
         before = dict(zip([s.value for s in reductions], carried, strict=True))
         after: list[Value] = []
         for stage in stages:
@@ -326,10 +338,10 @@ class _Row:
                 scalar = ctx.compute(stage.value, index)
                 self.here[stage.value] = (index, scalar)
                 if stage.value in self.results:
-                    stores.append((scalar, ctx.memory[stage.value], index))
+                    stores.append((scalar, ctx.memory[stage.value], index, stage.value in self.past))
                 elif stage.value in self.row_buffers:
                     at = tuple(index[a] for a in self.domain.inner)
-                    stores.append((scalar, self.row_buffers[stage.value], at))
+                    stores.append((scalar, self.row_buffers[stage.value], at, False))
                 continue
             assert stage.value.owner is not None
             element = self._accumulator(stage)
@@ -339,8 +351,8 @@ class _Row:
                 following = definition_of(stage.value.owner).combine(e, total, x)
             value = following.value if mask is None else e.select(Scalar(mask, i1), following, total).value
             after.append(ctx.spread(value))
-        for scalar, buffer, at in stores:
-            e.store(scalar, buffer, at)
+        for scalar, buffer, at, past in stores:
+            e.store(scalar, buffer, at, past)
         return after
 
     def _finish(self, stage: _Stage, total: Value, lanes: int) -> None:
@@ -441,12 +453,16 @@ def _lower_flat(
     small = isinstance(size, int) and size * cost < 1 << 16
     domain = RowDomain((1, size), (1,))
     if small:
-        _FlatRow(ctx, stages, domain, 0, size, lanes, results).emit()
+        _FlatRow(ctx, stages, domain, 0, size, lanes, results, frozenset()).emit()
         return
-    with b.parallel((size + BLOCK - 1) // BLOCK) as loop:
-        start = loop.index * BLOCK
-        extent = BLOCK if isinstance(size, int) and size % BLOCK == 0 else minimum(size - start, BLOCK)
-        _FlatRow(ctx, stages, domain, start, extent, lanes, results).emit()
+
+    def emit(past: frozenset[Value]) -> None:
+        with b.parallel((size + BLOCK - 1) // BLOCK) as loop:
+            start = loop.index * BLOCK
+            extent = BLOCK if isinstance(size, int) and size % BLOCK == 0 else minimum(size - start, BLOCK)
+            _FlatRow(ctx, stages, domain, start, extent, lanes, results, past).emit()
+
+    either_way(ctx, streamed(ctx, [v for v in values if v in results]) if lanes else frozenset(), emit)
 
 
 def _lower_box(ctx: LoweringContext, values: Sequence[Value], box: Box, results: set[Value]) -> None:
@@ -509,8 +525,9 @@ class _FlatRow(_Row):
         extent: Index,
         lanes: int,
         results: set[Value],
+        past: frozenset[Value],
     ) -> None:
-        super().__init__(ctx, stages, domain, (0,), (extent,), results)
+        super().__init__(ctx, stages, domain, (0,), (extent,), results, past)
         self.start = start
 
     def emit(self) -> None:

@@ -18,6 +18,7 @@ from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
 from flambeau.compiler.lowering.elements import Scalar, register_type
 from flambeau.compiler.lowering.microkernel import transpose
 from flambeau.compiler.lowering.probe import axis_symbols, probe
+from flambeau.compiler.lowering.streaming import either_way, streamed
 from flambeau.compiler.lowering.views import coefficient_of
 
 Position = tuple[Index, ...]
@@ -96,16 +97,24 @@ def lower_transposing(
     ctx: LoweringContext, values: Sequence[Value], crossing: Crossing, results: set[Value]
 ) -> None:
     """Emit the group's values, all of one shape."""
-    _Squares(ctx, values, crossing, results).emit()
+    last = tensor_of(values[0]).shape[-1]
+    whole = isinstance(last, int) and last % ctx.lanes == 0
+    past = streamed(ctx, [v for v in values if v in results]) if whole else frozenset()
+    either_way(ctx, past, lambda past: _Squares(ctx, values, crossing, results, past).emit())
 
 
 class _Squares:
     """The loops over squares of one group."""
 
     def __init__(
-        self, ctx: LoweringContext, values: Sequence[Value], crossing: Crossing, results: set[Value]
+        self,
+        ctx: LoweringContext,
+        values: Sequence[Value],
+        crossing: Crossing,
+        results: set[Value],
+        past: frozenset[Value],
     ) -> None:
-        self.ctx, self.values, self.crossing, self.results = ctx, values, crossing, results
+        self.ctx, self.values, self.crossing, self.results, self.past = ctx, values, crossing, results, past
         self.shape = tensor_of(values[0]).shape
         self.b = LoopEmitter(ctx.b, ctx.e.half)
 
@@ -194,7 +203,7 @@ class _Squares:
                 ctx.overrides[value] = lambda at, v=value: known[v].get(at)  # type: ignore[misc]
             for value in self.values:  # after all loads: a result may lie where an operand does
                 if value in self.results:
-                    ctx.e.store(known[value][index], ctx.memory[value], index)
+                    ctx.e.store(known[value][index], ctx.memory[value], index, value in self.past)
         for value in known:
             del ctx.overrides[value]
         ctx.forget()

@@ -37,6 +37,7 @@ class Module:
         self.defined: set[str] = set()
         self.declared: dict[str, str] = {}
         self.globals: dict[str, str] = {}
+        self._nontemporal: str | None = None
 
     def emit(self, functions: Sequence[Operation], constants: Mapping[str, bytes] | None = None) -> str:
         """The module's text. `constants`: the content of global buffers that this module defines itself."""
@@ -67,6 +68,12 @@ class Module:
         name = f"!{len(self.metadata)}"
         self.metadata.append(f"{name} = {'distinct ' if distinct else ''}" + text.replace("{self}", name))
         return name
+
+    def nontemporal(self) -> str:
+        """The node that marks stores past the caches."""
+        if self._nontemporal is None:
+            self._nontemporal = self.node("!{i32 1}")
+        return self._nontemporal
 
 
 class Body:

@@ -66,6 +66,10 @@ def _get_global(body: Body, operation: Operation, definition: memref.GetGlobal) 
     body.names[result] = f"@{name}"
 
 
+def _address_of(body: Body, operation: Operation, definition: memref.AddressOf) -> None:
+    body.define(operation.results[0], f"ptrtoint ptr {body.name(operation.operands[0])} to i64")
+
+
 def _load(body: Body, operation: Operation, definition: memref.Load) -> None:
     buffer, result = operation.operands[0], operation.results[0]
     address = (
@@ -141,8 +145,11 @@ def _vector_store(body: Body, operation: Operation, definition: vector.Store) ->
     value, buffer, position = operation.operands
     stored = body.to_memory(value)
     address = body.address(buffer, position)
+    aligned, hint = alignment(value.type), ""
+    if definition.nontemporal:
+        aligned, hint = definition.alignment, f", !nontemporal {body.module.nontemporal()}"
     body.line(
-        f"store {memory_type(value.type)} {stored}, ptr {address}, align {alignment(value.type)}{body.access(buffer)}"
+        f"store {memory_type(value.type)} {stored}, ptr {address}, align {aligned}{hint}{body.access(buffer)}"
     )
 
 
@@ -272,6 +279,7 @@ HANDLERS: dict[type[OpDef], Handler] = {
     memref.View: _view,
     memref.ReinterpretCast: _reinterpret,
     memref.GetGlobal: _get_global,
+    memref.AddressOf: _address_of,
     memref.Load: _load,
     memref.Store: _store,
     memref.Copy: _copy,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flambeau.compiler.dialects.loops.base import LoopOp, signless
-from flambeau.compiler.ir.types import IndexType, MemRefType, Type
+from flambeau.compiler.ir.types import IndexType, MemRefType, Type, index
 
 
 def check_access(op: LoopOp, buffer: Type, indices: tuple[Type, ...]) -> MemRefType:
@@ -124,6 +124,18 @@ class FromPointer(LoopOp):
     name = "builtin.unrealized_conversion_cast"
     pure = True
     explicit_results = True
+
+
+class AddressOf(LoopOp):
+    """The buffer's address as an index."""
+
+    name = "memref.extract_aligned_pointer_as_index"
+    pure = True
+
+    def infer(self, *operands: Type) -> Type:
+        if not isinstance(operands[0], MemRefType):
+            raise self.reject("takes a memref", actual=operands[0])
+        return index
 
 
 class GetGlobal(LoopOp):

@@ -27,9 +27,14 @@ class Load(LoopOp):
 
 
 class Store(LoopOp):
-    """Writes a vector to consecutive elements from the indices."""
+    """Writes a vector to consecutive elements from the indices.
+
+    `nontemporal`: past the caches, since nobody reads it soon; `alignment` is the address's then.
+    """
 
     name = "vector.store"
+    nontemporal: bool = False
+    alignment: int = 0
 
     def infer(self, *operands: Type) -> tuple[Type, ...]:
         buffer = check_access(self, operands[1], operands[2:])
