@@ -489,7 +489,7 @@ class _BoxRow(_Row):
         results: set[Value],
         starts: tuple[Index, ...],
     ) -> None:
-        super().__init__(ctx, stages, domain, row, inner, results)
+        super().__init__(ctx, stages, domain, row, inner, results, frozenset())
         self.starts = starts
 
     def emit(self) -> None:
