@@ -24,7 +24,9 @@ class Options:
       gives nearly the code of 3 in less than half of the time. A library has the bits of this process only if both were
       compiled at one level: where a sum may be contracted, the levels choose differently;
     - `tune`: measure schedules instead of computing them;
-    - `profile`: count each kernel's runs and seconds, and print them when the process ends (`flambeau.profiler`).
+    - `profile`: count each kernel's runs and seconds, and print them when the process ends (`flambeau.profiler`);
+    - `winograd`: 3 x 3 convolutions may be computed from tiles, with fewer products, where that is faster. Their error is about
+      that of direct ones, but an infinity in the input gives NaN.
     """
 
     eager: bool = False
@@ -36,6 +38,7 @@ class Options:
     opt_level: int = 1
     tune: bool = False
     profile: bool = False
+    winograd: bool = True
 
 
 def _from_environment() -> Options:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from flambeau.compiler import options
 from flambeau.compiler.diagnostics import CompilationError
 from flambeau.compiler.dialects.graph.constants import Constant
 from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild
@@ -31,6 +32,7 @@ from flambeau.compiler.passes.simplify_scans import simplify_scans
 from flambeau.compiler.passes.split_reductions import split_reductions
 from flambeau.compiler.passes.split_weights import split_weights
 from flambeau.compiler.passes.split_windows import split_windows
+from flambeau.compiler.passes.winograd import winograd
 from flambeau.compiler.schedule.cpu_contraction import cpu_shape
 from flambeau.compiler.targets.cpu import emit_ir
 from flambeau.compiler.targets.entry import EntryCall, EntryCopy, Place, emit_entry
@@ -128,6 +130,8 @@ def compile_stages(
 def _simplify(c: Compilation, opt_level: int, entry: str) -> None:
     graph = simplify_scans(decompose(simplify(c.graph)))
     graph = simplify(split_windows(split_reductions(graph)))
+    if options.current().winograd:
+        graph = winograd(graph, c.target, [graph.parameters[i] for i in c.weights])
     graph = simplify(block_convolutions(graph, cpu_shape(c.target)))
     graph = pack_invariants(graph, c.target)
     if c.weights:

@@ -128,7 +128,8 @@ def _key(graph: Graph, target: TargetDescription, opt_level: int, weights: Seque
         f"{target.triple}:{target.cpu}:{target.features}:{target.l1_bytes}:{target.l2_bytes}:{target.cores}"
     )
     kept = ",".join(map(str, weights))
-    return f"{_compiler_version()}:{machine}:O{opt_level}:w{kept}:{fingerprint(graph)}"
+    choices = f"O{opt_level}:winograd={options.current().winograd}:w{kept}"
+    return f"{_compiler_version()}:{machine}:{choices}:{fingerprint(graph)}"
 
 
 def compiled(graph: Graph, weights: Sequence[int] = ()) -> tuple[CompiledCode, Compilation | None]:

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flambeau.compiler import options
-from flambeau.compiler.passes.fuse import KernelCall, tensor_type
-from flambeau.compiler.pipeline import Compilation
-from flambeau.compiler.targets.entry import PROFILE
+from flambeau.runtime import abi
+
+if TYPE_CHECKING:  # the compiler is imported when something is compiled
+    from flambeau.compiler.passes.fuse import KernelCall
+    from flambeau.compiler.pipeline import Compilation
 
 #: Names of operations beyond which a kernel's line is cut.
 SHOWN = 6
@@ -53,7 +55,7 @@ class _Watched:
         place = next((o.location for o in compilation.graph.operations if o.location is not None), None)
         self.program = f"{place}" if place is not None else compilation.graph.name
         count = 2 * len(self.calls)
-        self.counters = (ctypes.c_int64 * count).from_address(module.address(PROFILE)) if count else []
+        self.counters = (ctypes.c_int64 * count).from_address(module.address(abi.PROFILE)) if count else []
 
     def times(self) -> Iterator[KernelTime]:
         for number, (name, call) in enumerate(self.calls):
@@ -80,7 +82,7 @@ def _operations(call: KernelCall) -> str:
 
 def _shapes(call: KernelCall) -> str:
     def shown(values: Any) -> str:
-        return " ".join("x".join(map(str, tensor_type(v).shape)) or "scalar" for v in values)
+        return " ".join("x".join(map(str, v.type.shape)) or "scalar" for v in values)
 
     return f"{shown(call.operands)} → {shown(call.results)}"
 
@@ -90,14 +92,14 @@ def _work(call: KernelCall) -> int:
         describe = getattr(operation.definition, "contraction", None)
         if describe is None:
             continue
-        contraction = describe(*[tensor_type(v) for v in operation.operands[:2]])
+        contraction = describe(*[v.type for v in operation.operands[:2]])
         sizes = (*contraction.batch, contraction.m, contraction.n, contraction.k)
         return 2 * prod(sizes) if all(isinstance(size, int) for size in sizes) else 0
     return 0
 
 
 def _traffic(call: KernelCall) -> int:
-    sizes = [(tensor_type(v).shape, tensor_type(v).element.itemsize) for v in (*call.operands, *call.results)]
+    sizes = [(v.type.shape, v.type.element.itemsize) for v in (*call.operands, *call.results)]
     if not all(isinstance(extent, int) for shape, _ in sizes for extent in shape):
         return 0
     return sum(prod(shape) * itemsize for shape, itemsize in sizes)  # type: ignore[arg-type]

@@ -32,6 +32,7 @@ __all__ = [
     "MAX_THREADS",
     "NATIVE_FUNCTIONS",
     "PARALLEL_FOR",
+    "PROFILE",
     "POOL_CREATE",
     "POOL_DESTROY",
     "POOL_THREADS",
@@ -53,6 +54,9 @@ POOL_CREATE = "fb_pool_create"
 POOL_DESTROY = "fb_pool_destroy"
 POOL_THREADS = "fb_pool_threads"
 PARALLEL_FOR = "fb_parallel_for"
+
+PROFILE = "flambeau_profile"
+"""Where an entry that profiles counts: two 64-bit numbers for each kernel call, its runs and its nanoseconds."""
 
 DECLARATIONS: dict[str, str] = {
     POOL_CREATE: "declare ptr @fb_pool_create(i32)",

@@ -11,6 +11,7 @@ from flambeau.compiler.dialects.graph.blocked_convolution import BlockedConvolut
 from flambeau.compiler.dialects.graph.contraction import SideAxes
 from flambeau.compiler.dialects.graph.convolution import Convolution
 from flambeau.compiler.dialects.graph.packing import UnpackPanels
+from flambeau.compiler.dialects.graph.winograd import WinogradConvolution
 from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.dims import Index, Symbol, of_symbol, recombine
 from flambeau.compiler.ir.types import ElementType
@@ -24,6 +25,7 @@ from flambeau.compiler.lowering.grouped_convolution import DirectPlan, direct_pl
 from flambeau.compiler.lowering.in_place import holder_of_sums
 from flambeau.compiler.lowering.probe import Accessor, probe
 from flambeau.compiler.lowering.views import coefficient_of, view_of
+from flambeau.compiler.lowering.winograd import lower_winograd, winograd_workspace
 from flambeau.compiler.schedule.cpu_contraction import cpu_shape
 
 #: Bytes of a result from which on its lines are prefetched: less stays in the caches from one kernel to the next.
@@ -34,6 +36,8 @@ def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
     """Scratch memory that the kernel needs."""
     if isinstance(operation.definition, BlockedConvolution):
         return blocked_workspace(ctx, operation)
+    if isinstance(operation.definition, WinogradConvolution):
+        return winograd_workspace(ctx, operation)
     if _direct(ctx, operation) is not None:
         return 0
     problem = _problem(ctx, operation, LoopEmitter(ctx.b, ctx.e.half))
@@ -42,7 +46,10 @@ def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
 
 
 def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Value | None) -> None:
-    """Emit a `dot_general`, a `convolution` or a `blocked_convolution`."""
+    """Emit a `dot_general` or a convolution."""
+    if isinstance(operation.definition, WinogradConvolution):
+        lower_winograd(ctx, operation, workspace)
+        return
     if isinstance(operation.definition, BlockedConvolution):
         lower_blocked_convolution(ctx, operation, workspace)
         return

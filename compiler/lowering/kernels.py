@@ -22,6 +22,7 @@ from flambeau.compiler.lowering.scan_loop import Step, StepEmitter, StepKernel, 
 from flambeau.compiler.lowering.scans import lower_arg_reduce, lower_cumulative
 from flambeau.compiler.lowering.scattering import lower_scatter
 from flambeau.compiler.lowering.sorting import lower_sort, sort_workspace
+from flambeau.compiler.lowering.winograd_kernel import lower_winograd_kernel
 from flambeau.compiler.passes.fuse import Kernel, RowDomain, StagedKernel, domain_of, family_of
 from flambeau.compiler.targets.cpu import has_f16_conversion, has_fma
 from flambeau.compiler.targets.machine import TargetDescription
@@ -37,6 +38,7 @@ SINGLE: dict[str, tuple[Single, Callable[[LoweringContext, Operation], Index]]] 
     "cumulative": (lambda ctx, operation, _: lower_cumulative(ctx, operation), lambda ctx, operation: 0),
     "scatter": (lambda ctx, operation, _: lower_scatter(ctx, operation), lambda ctx, operation: 0),
     "sort": (lower_sort, sort_workspace),
+    "winograd_kernel": (lower_winograd_kernel, lambda ctx, operation: 0),
 }
 
 

@@ -392,7 +392,7 @@ def lower_elements(ctx: LoweringContext, values: Sequence[Value], results: set[V
             if value in results:
                 ctx.e.store(scalar, ctx.memory[value], ())
         return
-    if len(shape) > 1 and all(_flat(value, shape, group, set()) for value in values):
+    if len(shape) > 1 and all(_flat(value, shape) for value in values):
         _lower_flat(ctx, values, shape, results)
         return
     boxes = boxes_of(values, group)
@@ -410,23 +410,33 @@ def lower_elements(ctx: LoweringContext, values: Sequence[Value], results: set[V
     lower_rows(ctx, values, RowDomain(shape, (len(shape) - 1,)), results)
 
 
-def _flat(value: Value, shape: tuple[Index, ...], group: set[Value], seen: set[Value]) -> bool:
+def _flat(value: Value, shape: tuple[Index, ...]) -> bool:
     """Does `value` depend on elements at its own position only, through operations that pass the index on?"""
-    if value in seen:
-        return True
-    seen.add(value)
-    if value.owner is None:
-        return tensor_of(value).shape in (shape, ())
-    if tensor_of(value).shape != shape:
-        # A scalar that is computed here from anything but scalars reads a buffer at an index of its own.
-        return tensor_of(value).shape == () and all(_flat(v, (), group, seen) for v in value.owner.operands)
-    definition = value.owner.definition
-    scalars = all(tensor_of(v).shape == () for v in value.owner.operands) and value.owner.operands
-    if not isinstance(definition, Elementwise) and not (
-        scalars and value.owner.name == "graph.broadcast_in_dim"
-    ):
-        return False
-    return all(_flat(v, shape, group, seen) for v in value.owner.operands)
+    pending, seen = [(value, shape)], set[Value]()
+    while pending:
+        value, wanted = pending.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        here = tensor_of(value).shape
+        if value.owner is None:
+            if here not in (wanted, ()):
+                return False
+            continue
+        operands = value.owner.operands
+        if here != wanted:
+            # A scalar that is computed here from anything but scalars reads a buffer at an index of its own.
+            if here != ():
+                return False
+            pending.extend((v, ()) for v in operands)
+            continue
+        scalars = operands and all(tensor_of(v).shape == () for v in operands)
+        if not isinstance(value.owner.definition, Elementwise) and not (
+            scalars and value.owner.name == "graph.broadcast_in_dim"
+        ):
+            return False
+        pending.extend((v, wanted) for v in operands)
+    return True
 
 
 def _lower_flat(
@@ -443,8 +453,11 @@ def _lower_flat(
                 ctx.memory[value] = b.flat(buffer)
     index = (0 if size == 1 else of_symbol(Symbol("i", 0, size - 1, 0)),)
 
+    group = set(values)
+
     def inline(v: Value) -> bool:
-        return v.owner is not None and v not in ctx.memory
+        # Values of the kernel are computed one after the other, also those that get no memory.
+        return v.owner is not None and v not in ctx.memory and v not in group
 
     probes = [probe(v, index, inline) for v in values]
     cost = sum(p.cost + 1 for p in probes)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flambeau.compiler.ir.dims import Compound, Index, Symbol
+from flambeau.runtime.abi import PROFILE
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,6 @@ class EntryCopy:
     source: int
     target: int
     size: Index
-
-
-#: Where an entry that profiles counts: two 64-bit numbers for each kernel call, its runs and its nanoseconds.
-PROFILE = "flambeau_profile"
 
 
 class EntryWriter:

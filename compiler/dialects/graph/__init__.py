@@ -20,3 +20,4 @@ from flambeau.compiler.dialects.graph import scan as scan
 from flambeau.compiler.dialects.graph import shape as shape
 from flambeau.compiler.dialects.graph import sorting as sorting
 from flambeau.compiler.dialects.graph import special as special
+from flambeau.compiler.dialects.graph import winograd as winograd
