@@ -191,3 +191,18 @@ def test_weights_of_a_steps_products_are_packed_before_the_loop() -> None:
     given_arrays = [a.astype(np.float32) / 4 for a in arrays(graph)]
     for ours, theirs in zip(run_graph(graph, given_arrays), evaluate(graph, given_arrays), strict=True):
         np.testing.assert_allclose(ours, theirs, 1e-4, 1e-4, strict=True)
+
+
+def test_a_scan_of_one_step_is_that_step() -> None:
+    for graph in (forward := scan_graph(1, 2, 3, 5), gradient(forward)):
+        assert not scans(simplify(graph))
+        given_arrays = arrays(graph)
+        for ours, theirs in zip(run_graph(graph, given_arrays), evaluate(graph, given_arrays), strict=True):
+            np.testing.assert_allclose(ours, theirs, 1e-10, 1e-10, strict=True)
+
+
+def test_a_scan_of_no_steps_gives_its_start() -> None:
+    graph = scan_graph(0, 2, 3, 5)
+    given_arrays = arrays(graph)
+    for ours, theirs in zip(run_graph(graph, given_arrays), evaluate(graph, given_arrays), strict=True):
+        np.testing.assert_array_equal(ours, theirs, strict=True)

@@ -13,7 +13,7 @@ from flambeau.compiler.dialects.graph.base import GraphOp, Sample
 from flambeau.compiler.dialects.graph.oracle import torch_stack
 from flambeau.compiler.dialects.graph.scan_gradient import scan_gradient
 from flambeau.compiler.ir import interpreter
-from flambeau.compiler.ir.core import Graph, Operation, Value
+from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild
 from flambeau.compiler.ir.dims import Index
 from flambeau.compiler.ir.types import ElementType, TensorType, f32, f64, i64, tensor
 from flambeau.compiler.ir.verifier import verify_graph
@@ -102,10 +102,15 @@ class Scan(GraphOp):
         return Scan(body, self.length, self.carries, self.sequences, self.reverse)
 
     def fold(self, *operands: Value) -> Sequence[Value] | None:
-        if self.length != 0:
+        n = self.carries
+        if self.length == 0:
+            types = self.infer(*[build.type_of(v) for v in operands])
+            return (*operands[:n], *[build.zeros(t) for t in types[n:]])
+        if self.length != 1:
             return None
-        types = self.infer(*[build.type_of(v) for v in operands])
-        return (*operands[: self.carries], *[build.zeros(t) for t in types[self.carries :]])
+        slices = [build.squeeze(x, 0) for x in operands[n : n + self.sequences]]
+        step = rebuild(self.body, parameters=[*operands[:n], *slices, *operands[n + self.sequences :]])
+        return (*step.results[:n], *[build.expand_dims(y, 0) for y in step.results[n:]])
 
     def vjp(self, ct: Any, *operands: Value, result: Any) -> Sequence[Value | None]:
         cotangents = ct if isinstance(ct, tuple) else (ct,)

@@ -68,7 +68,10 @@ def scan_gradient(
         ct = cotangents[i]
         starts.append(build.zeros_like(operands[i]) if ct is None else ct)
     starts += [build.zeros(build.type_of(v)) for v in how.accumulators]
-    made = apply_all(how.scan, *starts, *[at(p) for p in how.inputs])
+    reads = [*starts, *[at(p) for p in how.inputs]]
+    made = apply_all(how.scan, *reads)
+    if made[0].requires_grad:  # this derivative is recorded to be differentiated
+        made = apply_all(with_residuals(how.scan), *reads)
     return tuple([None if h is None else h[1]([at(p) for p in h[0]]) for h in how.cotangents])
 
 
