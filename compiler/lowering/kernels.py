@@ -12,6 +12,8 @@ from flambeau.compiler.ir.core import Graph, Operation, Value
 from flambeau.compiler.ir.dims import Dim, Index, Symbol, of_symbol
 from flambeau.compiler.ir.types import TensorType, memref
 from flambeau.compiler.ir.types import pointer as pointer_type
+from flambeau.compiler.lowering.attention import lower_attention
+from flambeau.compiler.lowering.attention_gradient import lower_attention_gradient
 from flambeau.compiler.lowering.columns import lower_columns
 from flambeau.compiler.lowering.context import LoweringContext, tensor_of
 from flambeau.compiler.lowering.contractions import lower_contraction, workspace_bytes
@@ -32,6 +34,11 @@ Single = Callable[[LoweringContext, Operation, "Value | None"], None]
 #: Families whose kernels are one operation (and, of a contraction, its epilogue): its lowering, and the bytes of workspace
 #: that it needs.
 SINGLE: dict[str, tuple[Single, Callable[[LoweringContext, Operation], Index]]] = {
+    "attention": (lambda ctx, operation, _: lower_attention(ctx, operation), lambda ctx, operation: 0),
+    "attention_gradient": (
+        lambda ctx, operation, _: lower_attention_gradient(ctx, operation),
+        lambda ctx, operation: 0,
+    ),
     "columns": (lambda ctx, operation, _: lower_columns(ctx, operation), lambda ctx, operation: 0),
     "contraction": (lower_contraction, workspace_bytes),
     "arg_reduce": (lambda ctx, operation, _: lower_arg_reduce(ctx, operation), lambda ctx, operation: 0),

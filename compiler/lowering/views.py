@@ -63,6 +63,18 @@ def view_of(value: Value, memory: Container[Value]) -> tuple[Value, Callable[[Po
     return value, position
 
 
+def base_of(value: Value) -> Value:
+    """What `value` is a view of; `value` itself if it is none."""
+    while value.owner is not None and isinstance(value.owner.definition, GraphOp):
+        if value.owner.definition.schedule_family != "element":
+            break
+        step = _step(value, axis_symbols(tensor_of(value).shape))
+        if step is None:
+            break
+        value = step[0]
+    return value
+
+
 def _step(value: Value, index: Position) -> tuple[Value, Position] | None:
     """The one element that the element of `value` at `index` is a copy of."""
     try:

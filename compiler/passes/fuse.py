@@ -16,9 +16,12 @@ from flambeau.compiler.ir.core import Graph, Operation, Value
 from flambeau.compiler.ir.dims import Index
 from flambeau.compiler.ir.types import TensorType
 from flambeau.compiler.lowering.probe import Reads, axis_symbols, probe
+from flambeau.compiler.lowering.views import base_of
 
 #: An element that costs at most this much is computed again by each user rather than stored and read.
 CHEAP = 6
+#: Families that read their operands many times, as views of what lies in memory.
+MANY_READS = ("attention", "attention_gradient")
 #: No kernel inlines more operations than this into one element.
 LIMIT = 96
 #: Concatenations of more operands than this copy them.
@@ -131,6 +134,9 @@ def _choose(graph: Graph) -> set[Value]:
         for value in operation.operands:
             users.setdefault(value, []).append(operation)
     chosen: set[Value] = set(graph.results)
+    for operation in graph.operations:
+        if family_of(operation) in MANY_READS:
+            chosen.update(v for v in map(base_of, operation.operands) if _is_computed(v))
     weight: dict[Value, Reads] = {}
     for operation in graph.operations:
         if family_of(operation) != "element":
@@ -142,6 +148,11 @@ def _choose(graph: Graph) -> set[Value]:
             if value not in chosen and _deserves_memory(value, operation, reads, users.get(value, [])):
                 chosen.add(value)
     return chosen
+
+
+def _is_computed(value: Value) -> bool:
+    definition = value.owner.definition if value.owner is not None else None
+    return isinstance(definition, GraphOp) and definition.schedule_family != "constant"
 
 
 def _deserves_memory(value: Value, operation: Operation, reads: Reads, users: list[Operation]) -> bool:

@@ -75,6 +75,10 @@ class GraphOp(OpDef):
     def is_composite(self) -> bool:
         return type(self).decompose is not GraphOp.decompose
 
+    def has_kernel(self, *operands: TensorType) -> bool:
+        """Of a composite: does its `schedule_family` have a kernel for operands of these types, better than its parts?"""
+        return False
+
     def infer(self, *operands: TensorType) -> TensorType | tuple[TensorType, ...]:  # type: ignore[override]
         """Result type from operand types, or an error through `self.reject(rule, expected=, actual=)`."""
         raise NotImplementedError
