@@ -22,6 +22,8 @@ from flambeau.compiler.lowering.views import base_of
 CHEAP = 6
 #: Families that read their operands many times, as views of what lies in memory.
 MANY_READS = ("attention", "attention_gradient")
+#: Families that need their operands in memory.
+IN_PLACE = ("sort", "scatter", "cumulative", "scan")
 #: No kernel inlines more operations than this into one element.
 LIMIT = 96
 #: Concatenations of more operands than this copy them.
@@ -146,8 +148,19 @@ def _choose(graph: Graph) -> set[Value]:
             reads = probe(value, axis_symbols(tensor_type(value).shape), lambda v: v not in chosen)
             weight[value] = reads
             if value not in chosen and _deserves_memory(value, operation, reads, users.get(value, [])):
-                chosen.add(value)
+                in_place = any(family_of(u) in IN_PLACE for u in users[value])
+                chosen.add(value if in_place else _before_reshapes(value, chosen))
     return chosen
+
+
+def _before_reshapes(value: Value, chosen: set[Value]) -> Value:
+    """What has the same memory before it is reshaped: its rows may be simpler to compute."""
+    while value.owner is not None and value.owner.name == "graph.reshape":
+        (operand,) = value.owner.operands
+        if operand in chosen or operand.owner is None or family_of(operand.owner) != "element":
+            break
+        value = operand
+    return value
 
 
 def _is_computed(value: Value) -> bool:
@@ -171,7 +184,7 @@ def _deserves_memory(value: Value, operation: Operation, reads: Reads, users: li
         if any(user.operands[number] is value for number in user.definition.buffered):
             return True
         # These read an operand's element many times, or need it to lie in memory.
-        if family in ("sort", "scatter", "cumulative", "scan") and reads.operations > 0:
+        if family in IN_PLACE and reads.operations > 0:
             return True
         if family == "contraction" and cost > 1:
             return True

@@ -203,3 +203,34 @@ def test_a_weights_gradient_does_not_wait_for_all_cotangents() -> None:
     memory = compile_stages(Graph([x, *weights], gradients[::-1]), stop_after="plan").memory
     assert memory is not None and isinstance(memory.size, int)
     assert memory.size <= 7 * size * size * 4  # in the order in which they were asked for it would be 11
+
+
+def test_parts_that_do_not_overlap_are_joined() -> None:
+    """The gradient of `permute(...).unbind()`: one copy of each part, by vectors, in the order in which it is read."""
+    parts = [value(4, 2, 8, 16) for _ in range(3)]
+
+    def moved(x: Value, place: int) -> Value:
+        low, high = (place, 0, 0, 0, 0), (2 - place, 0, 0, 0, 0)
+        padded = build.pad(build.reshape(x, (1, 4, 2, 8, 16)), low, high)
+        return build.reshape(build.transpose(padded, (1, 3, 0, 2, 4)), (4, 8, 96))
+
+    total = build.add(build.add(moved(parts[2], 2), moved(parts[1], 1)), moved(parts[0], 0))
+    weight = value(96, 5)
+    graph = Graph([*parts, weight], [build.matmul(build.reshape(total, (32, 96)), weight)])
+    names = [o.name for o in simplify(graph).operations]
+    assert names.count("graph.concatenate") == 1
+    assert "graph.pad" not in names and "graph.add" not in names
+    found = program(graph)
+    assert [c.kernel.family for c in found.calls] == ["element", "contraction"]
+    # Before the reshape, where the rows are those of the parts.
+    assert found.calls[0].results[0].type.shape == (4, 8, 3, 2, 16)  # type: ignore[attr-defined]
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(p.type.shape).astype(np.float32) for p in graph.parameters]  # type: ignore[attr-defined]
+    for ours, expected in zip(run_graph(graph, arrays), interpreter.evaluate(graph, arrays), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_overlaps_is_added() -> None:
+    x, y = value(3), value(3)
+    total = build.add(build.pad(x, (0,), (2,)), build.pad(y, (2,), (0,)))
+    assert [o.name for o in simplify(Graph([x, y], [total])).operations].count("graph.add") == 1

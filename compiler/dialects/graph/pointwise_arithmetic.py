@@ -9,6 +9,7 @@ import numpy as np
 
 from flambeau.compiler.dialects.graph import build, sampling
 from flambeau.compiler.dialects.graph.base import Elementwise, NotDifferentiable, Sample
+from flambeau.compiler.dialects.graph.disjoint import joined
 from flambeau.compiler.ir.core import Value
 
 Array = np.ndarray[Any, Any]
@@ -31,7 +32,7 @@ class Add(Arithmetic):
     def fold(self, x: Value, y: Value) -> Value | None:
         if build.is_splat(y, 0):
             return x
-        return y if build.is_splat(x, 0) else None
+        return y if build.is_splat(x, 0) else joined(x, y)
 
     def element(self, b: Any, x: Any, y: Any) -> Any:
         return b.add(x, y)
