@@ -32,6 +32,7 @@ from flambeau.compiler.passes.simplify_scans import simplify_scans
 from flambeau.compiler.passes.split_reductions import split_reductions
 from flambeau.compiler.passes.split_weights import split_weights
 from flambeau.compiler.passes.split_windows import split_windows
+from flambeau.compiler.passes.undilate import undilate
 from flambeau.compiler.passes.winograd import winograd
 from flambeau.compiler.schedule.cpu_contraction import cpu_shape
 from flambeau.compiler.targets.cpu import emit_ir
@@ -128,7 +129,7 @@ def compile_stages(
 
 
 def _simplify(c: Compilation, opt_level: int, entry: str) -> None:
-    graph = simplify_scans(decompose(simplify(c.graph)))
+    graph = undilate(simplify_scans(decompose(simplify(c.graph))))
     graph = simplify(split_windows(split_reductions(graph)))
     if options.current().winograd:
         graph = winograd(graph, c.target, [graph.parameters[i] for i in c.weights])

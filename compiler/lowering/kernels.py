@@ -24,14 +24,22 @@ from flambeau.compiler.lowering.scan_loop import Step, StepEmitter, StepKernel, 
 from flambeau.compiler.lowering.scans import lower_arg_reduce, lower_cumulative
 from flambeau.compiler.lowering.scattering import lower_scatter
 from flambeau.compiler.lowering.sorting import lower_sort, sort_workspace
+from flambeau.compiler.lowering.windows import lower_window
 from flambeau.compiler.lowering.winograd_kernel import lower_winograd_kernel
-from flambeau.compiler.passes.fuse import Kernel, RowDomain, StagedKernel, domain_of, family_of
+from flambeau.compiler.passes.fuse import (
+    TAKES_EPILOGUE,
+    Kernel,
+    RowDomain,
+    StagedKernel,
+    domain_of,
+    family_of,
+)
 from flambeau.compiler.targets.cpu import has_f16_conversion, has_fma
 from flambeau.compiler.targets.machine import TargetDescription
 
 Single = Callable[[LoweringContext, Operation, "Value | None"], None]
 
-#: Families whose kernels are one operation (and, of a contraction, its epilogue): its lowering, and the bytes of workspace
+#: Families whose kernels are one operation (and, of some, its epilogue): its lowering, and the bytes of workspace
 #: that it needs.
 SINGLE: dict[str, tuple[Single, Callable[[LoweringContext, Operation], Index]]] = {
     "attention": (lambda ctx, operation, _: lower_attention(ctx, operation), lambda ctx, operation: 0),
@@ -46,6 +54,7 @@ SINGLE: dict[str, tuple[Single, Callable[[LoweringContext, Operation], Index]]] 
     "scatter": (lambda ctx, operation, _: lower_scatter(ctx, operation), lambda ctx, operation: 0),
     "sort": (lower_sort, sort_workspace),
     "winograd_kernel": (lower_winograd_kernel, lambda ctx, operation: 0),
+    "window": (lambda ctx, operation, _: lower_window(ctx, operation), lambda ctx, operation: 0),
 }
 
 
@@ -127,8 +136,8 @@ def lower_kernel(kernel: Kernel, name: str, target: TargetDescription) -> Lowere
         ctx.memory = dict(zip(buffers, function.arguments, strict=False))
         if single is not None:
             anchor = graph.results[0].owner
-            if kernel.family == "contraction":  # its epilogue's operations may follow it
-                anchor = next(o for o in graph.operations if family_of(o) == "contraction")
+            if kernel.family in TAKES_EPILOGUE:  # whose operations may follow it
+                anchor = next(o for o in graph.operations if family_of(o) == kernel.family)
             assert anchor is not None
             ctx.results = graph.results
             lower, bytes_needed = single

@@ -3,7 +3,7 @@
 An element operation's value is *inlined* into its users where that costs no work, else materialised. Every materialised
 value becomes a kernel; kernels that work row by row over the same rows then merge (softmax, layer norm: statistics and
 what is computed from them stay in cache), and so do independent results of the same shape that read one another.
-A contraction takes the elementwise chain behind it as its epilogue.
+Contractions and sliding windows take the elementwise chain behind them as their epilogue.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ IN_PLACE = ("sort", "scatter", "cumulative", "scan")
 LIMIT = 96
 #: Concatenations of more operands than this copy them.
 PARTS = 8
+#: Families whose kernels compute the elementwise chain behind their operation too, as they store.
+TAKES_EPILOGUE = ("contraction", "window")
 
 
 @dataclass(frozen=True)
@@ -412,7 +414,7 @@ def position_in(value: Value, domain: RowDomain, index: tuple[Index, ...]) -> tu
 
 def _fits(group: _Group, item: _Item) -> bool:
     """May `item` join `group`? All values must have a role in one domain, and read one another at their own row only."""
-    if group.family == "contraction":
+    if group.family in TAKES_EPILOGUE:
         return (
             item.family == "element"
             and item.straight

@@ -9,11 +9,13 @@ from flambeau.compiler.passes.simplify import Simplify
 from flambeau.compiler.passes.simplify_scans import SimplifyScans
 from flambeau.compiler.passes.split_reductions import SplitReductions
 from flambeau.compiler.passes.split_windows import SplitWindows
+from flambeau.compiler.passes.undilate import Undilate
 from flambeau.compiler.passes.winograd import Winograd
 
 PASSES: tuple[type[Pass], ...] = (
     Decompose,
     SimplifyScans,
+    Undilate,
     SplitReductions,
     SplitWindows,
     Winograd,

@@ -1,4 +1,4 @@
-"""Maxima and minima over windows of several axes, one axis after the other: a 3 x 3 window reads six elements, not nine."""
+"""Maxima and minima over large windows of several axes, one axis after the other: a 5 x 5 window reads ten elements, not 25."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from flambeau.compiler.ir.core import Graph, Operation, Value, apply, rebuild
 from flambeau.compiler.ir.passes import Pass
 from flambeau.compiler.passes.bodies import through_bodies
 
+#: Windows of up to this many elements stay whole: what is between the steps would be written and read.
+WHOLE = 16
+
 
 def split_windows(graph: Graph) -> Graph:
-    """An equal graph in which extremes over windows have windows along one axis each."""
+    """An equal graph in which extremes over large windows have windows along one axis each."""
 
     def replace(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
         window = operation.definition
@@ -22,7 +25,7 @@ def split_windows(graph: Graph) -> Graph:
         if window.kind == "sum":
             return None
         axes = [a for a, n in enumerate(window.window_dimensions) if n > 1]
-        if len(axes) < 2:
+        if len(axes) < 2 or window.taps() <= WHOLE:
             return None
         x = operands[0]
         first = axes[-1]
@@ -56,7 +59,7 @@ def _only(window: ReduceWindow, axis: int, along: bool) -> ReduceWindow:
 
 @dataclass(frozen=True)
 class SplitWindows(Pass):
-    """Take extremes over windows one axis after the other."""
+    """Take extremes over large windows one axis after the other."""
 
     name: ClassVar[str] = "split_windows"
 

@@ -10,6 +10,7 @@ from flambeau.compiler.dialects.graph import constants as constants
 from flambeau.compiler.dialects.graph import contraction as contraction
 from flambeau.compiler.dialects.graph import convolution as convolution
 from flambeau.compiler.dialects.graph import indexing as indexing
+from flambeau.compiler.dialects.graph import overlap_add as overlap_add
 from flambeau.compiler.dialects.graph import packing as packing
 from flambeau.compiler.dialects.graph import pointwise_arithmetic as pointwise_arithmetic
 from flambeau.compiler.dialects.graph import pointwise_math as pointwise_math

@@ -153,18 +153,6 @@ class Convolution(GraphOp):
                 actual=(self.feature_group_count, self.batch_group_count),
             )
 
-    def fold(self, x: Value, w: Value) -> Value | None:
-        """Zeros between the input's elements are written out: without them its rows are read in vectors."""
-        if all(d == 1 for d in self.lhs_dilation) or self.feature_group_count * self.batch_group_count > 1:
-            return None
-        rank = self.spatial_rank
-        gaps = [0] * (rank + 2)
-        for s, axis in enumerate(self.input_spatial):
-            gaps[axis] = self.lhs_dilation[s] - 1
-        nothing = [0] * (rank + 2)
-        spread = build.pad(x, nothing, nothing, gaps)
-        return apply(replace(self, lhs_dilation=(1,) * rank), spread, w)
-
     def contraction(self, lhs_type: TensorType, rhs_type: TensorType) -> ContractionDescription:
         """What the contraction template needs: implicit im2col."""
         return im2col.contraction(self, lhs_type, rhs_type)

@@ -128,6 +128,7 @@ class ReduceWindow(Windowed):
     """
 
     name = "graph.reduce_window"
+    schedule_family: ClassVar[str] = "window"
     kind: str = "sum"
 
     def infer(self, *operands: TensorType) -> TensorType:
@@ -249,6 +250,7 @@ class ReduceWindowIndex(Windowed):
     """
 
     name = "graph.reduce_window_index"
+    schedule_family: ClassVar[str] = "window"
     kind: str = "max"
     first_axis: int = 0
     vjp = NotDifferentiable("its result is an index", zero=True)
@@ -326,6 +328,7 @@ class WindowScatter(Windowed):
     """
 
     name = "graph.window_scatter"
+    schedule_family: ClassVar[str] = "window"
     shape: tuple[Index, ...]
 
     def infer(self, *operands: TensorType) -> TensorType:

@@ -1,0 +1,146 @@
+"""Convolutions of inputs with zeros between their elements, without the zeros.
+
+Input gradients of strided convolutions and transposed convolutions have a dilated input. Two forms have no zeros in them:
+
+- *adding*: each input element times the whole kernel, a product of matrices that reads the kernel as it lies, then the
+  windows added up where they overlap (`graph.overlap_add`);
+- *exchanged*: correlation commutes up to a reversal, so the kernel becomes the input and the input a dilated kernel. This is
+  for kernels much larger than the result, the weight gradients of transposed convolutions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from flambeau.compiler.dialects.graph import build
+from flambeau.compiler.dialects.graph.contraction import accumulator_of
+from flambeau.compiler.dialects.graph.convolution import Convolution
+from flambeau.compiler.dialects.graph.overlap_add import overlap_add
+from flambeau.compiler.ir.core import Graph, Operation, Value, apply, rebuild
+from flambeau.compiler.ir.dims import Index, product
+from flambeau.compiler.ir.passes import Pass
+
+#: The kernel and the input are exchanged where adding would make this many products for each element of the result.
+MANY = 64
+
+
+def undilate(graph: Graph) -> Graph:
+    """An equal graph (sums are reassociated) in which convolutions without groups have no dilated input."""
+
+    def replace_one(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
+        op = operation.definition
+        if not isinstance(op, Convolution) or all(d == 1 for d in op.lhs_dilation):
+            return None
+        if op.feature_group_count * op.batch_group_count > 1:
+            return None  # the direct schedule of grouped convolutions knows where the zeros are
+        x, w = operands
+        if any(s != 1 for s in op.window_strides):
+            return (_spread(op, x, w),)
+        window = [build.shape_of(w)[a] for a in op.kernel_spatial]
+        images = [build.shape_of(x)[a] for a in op.input_spatial]
+        space = [build.shape_of(operation.results[0])[a] for a in op.output_spatial]
+        sizes = (*window, *images, *space)
+        if not all(isinstance(n, int) for n in sizes) or 0 in sizes:
+            return (_spread(op, x, w),)
+        made, wanted = product(window) * product(images), product(space)
+        if isinstance(made, int) and isinstance(wanted, int) and made > MANY * wanted:
+            return (_exchanged(op, x, w),) if all(d == 1 for d in op.rhs_dilation) else (_spread(op, x, w),)
+        return (_added(op, x, w, space),)
+
+    return rebuild(graph, replace_one)
+
+
+def _spread(op: Convolution, x: Value, w: Value) -> Value:
+    """The zeros written out, where no other form is known: the input's rows are then read in vectors."""
+    rank = op.spatial_rank + 2
+    gaps = [0] * rank
+    for s, axis in enumerate(op.input_spatial):
+        gaps[axis] = op.lhs_dilation[s] - 1
+    spread = build.pad(x, [0] * rank, [0] * rank, gaps)
+    return apply(replace(op, lhs_dilation=(1,) * op.spatial_rank), spread, w)
+
+
+def _added(op: Convolution, x: Value, w: Value, space: Sequence[Index]) -> Value:
+    """``windows[b, (f, k), i] = sum over c of x[b, c, i] w[f, c, k]``, each added at ``i * dilation + low - k``."""
+    rank = op.spatial_rank
+    element = op.element or build.element_of(x)
+    # The sums go on after the product, so they stay in the accumulator's type.
+    wide = accumulator_of(build.element_of(x), element)
+    kernel = build.shape_of(w)
+    order = [op.kernel_input_feature, op.kernel_output_feature, *op.kernel_spatial]
+    turned = [op.kernel_spatial[s] for s in range(rank) if not op.window_reversal[s]]
+    w = build.transpose(build.reverse(w, turned) if turned else w, order)
+    features = kernel[op.kernel_output_feature]
+    window = [kernel[a] for a in op.kernel_spatial]
+    w = build.reshape(w, (kernel[op.kernel_input_feature], features * product(window), *[1] * rank))
+    order = [op.input_batch, op.input_feature, *op.input_spatial]
+    point = replace(
+        op,
+        window_strides=(1,) * rank,
+        padding=((0, 0),) * rank,
+        lhs_dilation=(1,) * rank,
+        rhs_dilation=(1,) * rank,
+        window_reversal=(False,) * rank,
+        kernel_input_feature=0,
+        kernel_output_feature=1,
+        kernel_spatial=tuple(range(2, rank + 2)),
+        output_batch=0,
+        output_feature=1,
+        output_spatial=tuple(range(2, rank + 2)),
+        element=None if wide is build.element_of(x) else wide,
+    )
+    products = apply(point, x, w)
+    images = build.shape_of(products)[2:]
+    windows = build.reshape(products, (build.shape_of(products)[0], features, *window, *images))
+    # With the kernel turned around, tap k of the window at i lies at i * dilation + k - (reach - low).
+    low = [(n - 1) * e - pad for n, e, (pad, _) in zip(window, op.rhs_dilation, op.padding, strict=True)]
+    summed = overlap_add(windows, space, op.lhs_dilation, op.rhs_dilation, low)
+    place = [0] * (rank + 2)
+    for source, axis in enumerate((op.output_batch, op.output_feature, *op.output_spatial)):
+        place[axis] = source
+    return build.convert(build.transpose(summed, place), element)
+
+
+def _exchanged(op: Convolution, x: Value, w: Value) -> Value:
+    """``result[o] = sum over i of x[i] w[i * dilation + low - o]``: the kernel convolved with the input, turned around."""
+    rank = op.spatial_rank
+    turned = [op.kernel_spatial[s] for s in range(rank) if op.window_reversal[s]]
+    w = build.reverse(w, turned) if turned else w
+    padding: list[tuple[Index, Index]] = []
+    for s in range(rank):
+        images = build.shape_of(x)[op.input_spatial[s]]
+        window = build.shape_of(w)[op.kernel_spatial[s]]
+        low, high = op.padding[s]
+        reach = (images - 1) * op.lhs_dilation[s] + 1
+        # Result o of `count` is the exchanged convolution's count - 1 - o.
+        count = reach + low + high - window + 1
+        before = count - 1 - low
+        padding.append((before, count - 1 + reach - window - before))
+    exchanged = replace(
+        op,
+        padding=tuple(padding),
+        lhs_dilation=(1,) * rank,
+        rhs_dilation=op.lhs_dilation,
+        window_reversal=(False,) * rank,
+        input_batch=op.kernel_output_feature,
+        input_feature=op.kernel_input_feature,
+        input_spatial=op.kernel_spatial,
+        kernel_output_feature=op.input_batch,
+        kernel_input_feature=op.input_feature,
+        kernel_spatial=op.input_spatial,
+        output_batch=op.output_feature,
+        output_feature=op.output_batch,
+    )
+    return build.reverse(apply(exchanged, w, x), list(op.output_spatial))
+
+
+@dataclass(frozen=True)
+class Undilate(Pass):
+    """Convolve dilated inputs without the zeros between their elements."""
+
+    name: ClassVar[str] = "undilate"
+
+    def run(self, graph: Graph) -> Graph:
+        return undilate(graph)
