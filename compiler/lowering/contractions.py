@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from flambeau.compiler.dialects.graph.blocked_convolution import BlockedConvolution
-from flambeau.compiler.dialects.graph.contraction import SideAxes
+from flambeau.compiler.dialects.graph.contraction import SideAxes, accumulator_of
 from flambeau.compiler.dialects.graph.convolution import Convolution
 from flambeau.compiler.dialects.graph.packing import UnpackPanels
 from flambeau.compiler.dialects.graph.winograd import WinogradConvolution
 from flambeau.compiler.ir.core import Operation, Value
-from flambeau.compiler.ir.dims import Index, Symbol, of_symbol, recombine
+from flambeau.compiler.ir.dims import Index, Symbol, of_symbol, product, recombine
 from flambeau.compiler.ir.types import ElementType
 from flambeau.compiler.lowering import contraction as template
 from flambeau.compiler.lowering.blocked_convolution import blocked_workspace, lower_blocked_convolution
@@ -23,6 +23,12 @@ from flambeau.compiler.lowering.contraction_problem import Contraction, Operand,
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.grouped_convolution import DirectPlan, direct_plan, lower_grouped_convolution
 from flambeau.compiler.lowering.in_place import holder_of_sums
+from flambeau.compiler.lowering.kernel_gradient import (
+    GradientPlan,
+    gradient_plan,
+    lower_kernel_gradient,
+    pixel_index,
+)
 from flambeau.compiler.lowering.probe import Accessor, probe
 from flambeau.compiler.lowering.views import coefficient_of, view_of
 from flambeau.compiler.lowering.winograd import lower_winograd, winograd_workspace
@@ -40,6 +46,9 @@ def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
         return winograd_workspace(ctx, operation)
     if _direct(ctx, operation) is not None:
         return 0
+    gradient = _gradient(ctx, operation)
+    if gradient is not None:
+        return gradient.workspace_elements * _accumulator(operation).itemsize
     problem = _problem(ctx, operation, LoopEmitter(ctx.b, ctx.e.half))
     elements: Index = template.workspace_elements(problem, cpu_shape(ctx.target))
     return elements * problem.accumulator.itemsize
@@ -57,6 +66,10 @@ def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Val
     if plan is not None:
         lower_grouped_convolution(ctx, operation, plan)
         return
+    gradient = _gradient(ctx, operation)
+    if gradient is not None:
+        _lower_gradient(ctx, operation, gradient, workspace)
+        return
     emitter = LoopEmitter(ctx.b, ctx.e.half)
     problem = _problem(ctx, operation, emitter)
     cpu = cpu_shape(ctx.target)
@@ -73,6 +86,43 @@ def _direct(ctx: LoweringContext, operation: Operation) -> DirectPlan | None:
         return None
     x, w = (tensor_of(v) for v in operation.operands)
     return direct_plan(definition, x, w, ctx.lanes)
+
+
+def _accumulator(operation: Operation) -> ElementType:
+    return accumulator_of(tensor_of(operation.operands[0]).element, tensor_of(operation.results[0]).element)
+
+
+def _gradient(ctx: LoweringContext, operation: Operation) -> GradientPlan | None:
+    """The plan of the gradient of a convolution's kernel."""
+    definition = operation.definition
+    if not isinstance(definition, Convolution):
+        return None
+    x, g = (tensor_of(v) for v in operation.operands)
+    return gradient_plan(definition, x, g, cpu_shape(ctx.target))
+
+
+def _lower_gradient(
+    ctx: LoweringContext, operation: Operation, plan: GradientPlan, workspace: Value | None
+) -> None:
+    op, accumulator = definition_of(operation), _accumulator(operation)
+
+    def side(number: int, image_axis: int, feature_axis: int) -> Operand:
+        value = operation.operands[number]
+        type = tensor_of(value)
+        index = pixel_index(type, image_axis, feature_axis)
+
+        def load(_: Any, batch: Sequence[Index], row: Index, k: Index) -> Value:
+            return ctx.spread(ctx.e.convert(ctx.read(value, index(batch, row, k)), accumulator).value)
+
+        extents = type.shape[feature_axis], product(type.shape[2:])
+        return _operand(ctx, value, load, index, extents, (plan.images,), None)
+
+    assert workspace is not None
+    buffer = ctx.b.from_pointer(workspace, (plan.workspace_elements,), accumulator)
+    # Of the convolution that the gradient is, the images are the features and the input's features the batch.
+    x = side(0, op.input_feature, op.input_batch)
+    g = side(1, op.kernel_input_feature, op.kernel_output_feature)
+    lower_kernel_gradient(ctx, operation, plan, (x, g), buffer)
 
 
 def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter) -> Contraction:
