@@ -359,10 +359,7 @@ class _Blocked:
             index[op.output_spatial[-2]] = place[-2] + y
         at = tuple(0 if extent == 1 else i for extent, i in zip(self.result.shape, index, strict=True))
         total = Scalar(ctx.b.load(scratch, (start + x,)), self.accumulator)
-        with ctx.known(self.made, at, ctx.e.convert(total, self.result.element)):
-            for wanted in ctx.results:
-                value = ctx.read(self.made, at) if wanted is self.made else ctx.compute(wanted, at)
-                ctx.e.store(value, ctx.memory[wanted], at)
+        ctx.finish(self.made, at, ctx.e.convert(total, self.result.element))
 
 
 def _number(extent: Index) -> int:

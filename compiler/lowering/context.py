@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from flambeau.compiler.dialects.graph.base import GraphOp
@@ -62,6 +62,20 @@ class LoweringContext:
         del self.overrides[value]
         if before is not None:
             self.overrides[value] = before
+
+    def finish(self, made: Value, index: tuple[Index, ...], scalar: Scalar) -> None:
+        """Store the kernel's results at `index`, where the element of `made` is `scalar`: its operation's result, of which
+        the others are elementwise functions. All loads come before any store, as a result may lie where an operand does.
+        """
+        elements = {made: scalar}
+        with ExitStack() as known:
+            known.enter_context(self.known(made, index, scalar))
+            for wanted in self.results:
+                if wanted is not made:
+                    elements[wanted] = self.compute(wanted, index)
+                    known.enter_context(self.known(wanted, index, elements[wanted]))
+        for wanted in self.results:
+            self.e.store(elements[wanted], self.memory[wanted], index)
 
     def compute(self, value: Value, index: tuple[Index, ...]) -> Scalar:
         """The element by the operation's own element function, whether or not the value has a buffer."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -147,15 +146,7 @@ def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter) -
             0 if extent == 1 else i
             for extent, i in zip(result.shape, d.result_index(batch, m, n), strict=True)
         )
-        elements = {made: e.convert(Scalar(value, d.accumulator), result.element)}
-        with ExitStack() as known:
-            known.enter_context(ctx.known(made, index, elements[made]))
-            for wanted in ctx.results:
-                if wanted is not made:
-                    elements[wanted] = ctx.compute(wanted, index)
-                    known.enter_context(ctx.known(wanted, index, elements[wanted]))
-        for wanted in ctx.results:  # after all loads: a result may lie where an operand does
-            e.store(elements[wanted], ctx.memory[wanted], index)
+        ctx.finish(made, index, e.convert(Scalar(value, d.accumulator), result.element))
 
     a = _operand(ctx, left, load_a, d.lhs_index, (d.m, d.k), d.batch, d.lhs_run)
     a = _in_panels(ctx, left, a, d.lhs_axes, d.accumulator)

@@ -349,7 +349,4 @@ class _Task:
                 index[axis] = digit
             place = tuple(0 if extent == 1 else i for extent, i in zip(self.result.shape, index, strict=True))
             total = Scalar(ctx.b.load(sums, (start + first + lane,)), self.accumulator)
-            with ctx.known(self.made, place, ctx.e.convert(total, self.result.element)):
-                for wanted in ctx.results:
-                    x = ctx.read(self.made, place) if wanted is self.made else ctx.compute(wanted, place)
-                    ctx.e.store(x, ctx.memory[wanted], place)
+            ctx.finish(self.made, place, ctx.e.convert(total, self.result.element))

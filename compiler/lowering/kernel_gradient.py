@@ -254,10 +254,7 @@ class _Gradient:
                 position = channel * p.taps + start + lane
                 index = (first + r, *decode(position, self.result.shape[1:]))
                 total = Scalar(ctx.b.load(line, (start + lane,)), self.accumulator)
-                with ctx.known(self.made, index, ctx.e.convert(total, self.result.element)):
-                    for wanted in ctx.results:
-                        x = ctx.read(self.made, index) if wanted is self.made else ctx.compute(wanted, index)
-                        ctx.e.store(x, ctx.memory[wanted], index)
+                ctx.finish(self.made, index, ctx.e.convert(total, self.result.element))
 
         self.b.for_(0, whole, p.lanes, lambda start, _: chunk(start, None))
         if extent - whole != 0:

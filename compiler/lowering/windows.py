@@ -200,11 +200,7 @@ class _Task:
 
     def store(self, index: Position, scalar: Scalar) -> None:
         """The result's element, through the epilogue."""
-        ctx = self.ctx
-        with ctx.known(self.made, index, ctx.e.convert(scalar, self.result.element)):
-            for wanted in ctx.results:
-                x = ctx.read(self.made, index) if wanted is self.made else ctx.compute(wanted, index)
-                ctx.e.store(x, ctx.memory[wanted], index)
+        self.ctx.finish(self.made, index, self.ctx.e.convert(scalar, self.result.element))
 
 
 class _Adding(_Task):
