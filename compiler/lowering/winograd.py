@@ -309,8 +309,4 @@ class _Group:
     def _store_lane(self, at: tuple[Index, ...], rows: Value, place: Index) -> None:
         ctx = self.ctx
         index = tuple(0 if extent == 1 else i for extent, i in zip(self.result, at, strict=True))
-        total = Scalar(ctx.b.load(rows, (place,)), self.element)
-        with ctx.known(self.made, index, total):
-            for wanted in ctx.results:
-                x = ctx.read(self.made, index) if wanted is self.made else ctx.compute(wanted, index)
-                ctx.e.store(x, ctx.memory[wanted], index)
+        ctx.finish(self.made, index, Scalar(ctx.b.load(rows, (place,)), self.element))
