@@ -234,3 +234,14 @@ def test_what_overlaps_is_added() -> None:
     x, y = value(3), value(3)
     total = build.add(build.pad(x, (0,), (2,)), build.pad(y, (2,), (0,)))
     assert [o.name for o in simplify(Graph([x, y], [total])).operations].count("graph.add") == 1
+
+
+def test_a_long_chain_is_not_a_deep_recursion() -> None:
+    """A kernel has several values, each of many operations: none is looked at through the others."""
+    x = value(2)
+    y = x
+    for _ in range(400):
+        y = build.add(build.mul(y, 0.5), x)
+    graph, array = Graph([x], [y]), np.array([1.0, -2.0], np.float32)
+    (found,) = run_graph(graph, [array])
+    np.testing.assert_allclose(found, 2 * array, rtol=1e-5)
