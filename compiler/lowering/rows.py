@@ -218,9 +218,13 @@ class _Row:
         if not self.inner:
             return self._element(stages, reductions, self.position(()), carried, None)
         extent = self.inner[axis]
-        if axis < len(self.inner) - 1:
-            if extent == 1:
-                return self._nest(stages, reductions, axis + 1, (*inner, 0), carried, lanes)
+        innermost = axis == len(self.inner) - 1
+        if extent == 1:
+            # Position 0, as what reads through a broadcast says it: a loop's index would not be known as the same.
+            if innermost:
+                return self._element(stages, reductions, self.position((*inner, 0)), carried, None)
+            return self._nest(stages, reductions, axis + 1, (*inner, 0), carried, lanes)
+        if not innermost:
             with b.for_(0, extent, init=carried) as loop:
                 loop.yield_(
                     *self._nest(stages, reductions, axis + 1, (*inner, loop.index), loop.carried, lanes)
