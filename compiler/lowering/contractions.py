@@ -21,6 +21,11 @@ from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
 from flambeau.compiler.lowering.contraction_problem import Contraction, Operand, Panels, Plain, Touches
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.grouped_convolution import DirectPlan, direct_plan, lower_grouped_convolution
+from flambeau.compiler.lowering.grouped_kernel_gradient import (
+    GroupedGradientPlan,
+    grouped_gradient_plan,
+    lower_grouped_gradient,
+)
 from flambeau.compiler.lowering.in_place import holder_of_sums
 from flambeau.compiler.lowering.kernel_gradient import (
     GradientPlan,
@@ -43,7 +48,7 @@ def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
         return blocked_workspace(ctx, operation)
     if isinstance(operation.definition, WinogradConvolution):
         return winograd_workspace(ctx, operation)
-    if _direct(ctx, operation) is not None:
+    if _direct(ctx, operation) is not None or _grouped_gradient(ctx, operation) is not None:
         return 0
     gradient = _gradient(ctx, operation)
     if gradient is not None:
@@ -60,6 +65,10 @@ def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Val
         return
     if isinstance(operation.definition, BlockedConvolution):
         lower_blocked_convolution(ctx, operation, workspace)
+        return
+    grouped = _grouped_gradient(ctx, operation)
+    if grouped is not None:
+        lower_grouped_gradient(ctx, operation, grouped)
         return
     plan = _direct(ctx, operation)
     if plan is not None:
@@ -98,6 +107,15 @@ def _gradient(ctx: LoweringContext, operation: Operation) -> GradientPlan | None
         return None
     x, g = (tensor_of(v) for v in operation.operands)
     return gradient_plan(definition, x, g, cpu_shape(ctx.target))
+
+
+def _grouped_gradient(ctx: LoweringContext, operation: Operation) -> GroupedGradientPlan | None:
+    """The plan of the gradient of a grouped convolution's kernel."""
+    definition = operation.definition
+    if not isinstance(definition, Convolution):
+        return None
+    x, g = (tensor_of(v) for v in operation.operands)
+    return grouped_gradient_plan(definition, x, g, cpu_shape(ctx.target))
 
 
 def _lower_gradient(

@@ -1,0 +1,346 @@
+"""Gradients of grouped and depthwise convolutions' kernels, directly: too few products an element for packing to pay.
+
+A task has one channel of one group. It copies the channel's image, some rows of windows at a time, to the stack, padded and,
+for strides, sorted by remainder, and beside it the same rows of the cotangents, with zeros between rows so that both have one
+pitch: the element under a tap of the window then lies at a fixed distance from the cotangent, whatever the padding,
+strides and dilations. One pass over the copies sums, in vectors along pixels, all taps of some features. A vector's lanes
+are added when all images are done.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flambeau.compiler.dialects.graph.contraction import accumulator_of
+from flambeau.compiler.dialects.graph.convolution import Convolution
+from flambeau.compiler.ir.core import Operation
+from flambeau.compiler.ir.dims import Index
+from flambeau.compiler.ir.types import ElementType, TensorType
+from flambeau.compiler.lowering.context import LoweringContext, decode, definition_of, tensor_of
+from flambeau.compiler.lowering.contraction_emitter import Buffer, LoopEmitter, Value
+from flambeau.compiler.lowering.elements import Scalar
+from flambeau.compiler.schedule.cpu_contraction import CpuShape, balanced
+
+#: Windows with more taps than this are left to the contraction template: their code would be long.
+TAPS = 64
+#: A group with more features of the cotangent than this is better packed.
+FEATURES = 16
+#: Bytes of stack that a task's copies may have, and what they have where rows allow it: both are then in a usual L1 cache.
+MOST, AIM = 96 << 10, 28 << 10
+
+
+@dataclass(frozen=True)
+class GroupedGradientPlan:
+    """`rows` of the cotangent's first spatial dimension at a time, for `groups` of `channels` by `features`.
+
+    A channel's copy is `phases` (remainders of the strides) x `planes` (positions), flat: `pitches` are the distances of
+    neighbours along each spatial dimension, `size` its elements. `taps` are the distances from a cotangent to the elements
+    under its window. A pass sums `part` taps of `block` features over `flat` positions.
+    """
+
+    images: Index
+    groups: int
+    channels: int
+    features: int
+    out: tuple[int, ...]
+    rows: int
+    phases: tuple[int, ...]
+    planes: tuple[int, ...]
+    pitches: tuple[int, ...]
+    size: int
+    taps: tuple[int, ...]
+    lanes: int
+    block: int
+    part: int
+    flat: int
+
+    @property
+    def copies(self) -> tuple[int, int]:
+        """Elements on the stack of the input and of the cotangents.
+
+        The last vectors under a tap read past the end of the input's copy, for cotangents that are zeros.
+        """
+        return self.size + self.flat, self.block * self.flat
+
+
+def grouped_gradient_plan(
+    op: Convolution, x: TensorType, g: TensorType, cpu: CpuShape
+) -> GroupedGradientPlan | None:
+    """How to compute the gradient of a grouped kernel, of the input `x` and the cotangent `g`; None for other convolutions."""
+    result, rank = op.infer(x, g), op.spatial_rank
+    last = tuple(range(2, rank + 2))
+    if (
+        rank == 0
+        or op.batch_group_count == 1
+        or (op.output_feature, op.output_batch, *op.output_spatial) != (0, 1, *last)
+        or op.input_spatial != last
+        or op.kernel_spatial != last
+        or any(op.window_reversal)
+        or any(d > 1 for d in op.lhs_dilation)
+    ):
+        return None
+    extents = (*result.shape, *x.shape[2:], *g.shape[2:], *[low for low, _ in op.padding])
+    if not all(isinstance(n, int) for n in extents) or 0 in (*x.shape, *g.shape, *result.shape):
+        return None
+    out, window = tuple(_numbers(g.shape[2:])), tuple(_numbers(result.shape[2:]))
+    all_features, channels = _numbers(result.shape[:2])
+    groups = op.batch_group_count
+    features, taps = all_features // groups, _size(window)
+    if features > FEATURES or taps > TAPS:
+        return None
+    accumulator = accumulator_of(x.element, result.element)
+    lanes = max(1, cpu.vector_bits // accumulator.bits)
+    # The accumulators, a cotangent of each feature and what is under the tap are in registers at once.
+    fits = [n for n in (4, 3, 2) if features % n == 0 and n * min(taps, 9) + n + 1 <= cpu.registers]
+    block = fits[0] if fits else 1
+    part = balanced(taps, (cpu.registers - 1 - block) // block)
+    best: GroupedGradientPlan | None = None
+    for rows in range(1, out[0] + 1):
+        if out[0] % rows != 0:  # equal parts read nothing past the last window
+            continue
+        extents_here = (rows, *out[1:])
+        planes, pitches, size, offsets = _copied(op, extents_here, window)
+        reach = sum((n - 1) * pitch for n, pitch in zip(extents_here, pitches, strict=True)) + 1
+        plan = GroupedGradientPlan(
+            x.shape[op.input_feature], groups, channels, features, out, rows, op.rhs_dilation, planes, pitches,
+            size, offsets, lanes, block, part, -(-reach // lanes) * lanes,
+        )  # fmt: skip
+        if sum(plan.copies) * accumulator.itemsize > (MOST if best is None else AIM):
+            break
+        best = plan
+    return best
+
+
+def _copied(
+    op: Convolution, extents: tuple[int, ...], window: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], int, tuple[int, ...]]:
+    """Planes, pitches, size and taps of the copy that windows at `extents` positions read.
+
+    Of the convolution that the gradient is, the window's strides are the dilation and the dilation the strides.
+    """
+    strides, dilation = op.rhs_dilation, op.window_strides
+    planes = tuple(
+        [n + (k - 1) * d // s for n, k, d, s in zip(extents, window, dilation, strides, strict=True)]
+    )
+    pitches = [1]
+    for extent in planes[:0:-1]:
+        pitches.insert(0, pitches[0] * extent)
+    plane = pitches[0] * planes[0]
+    taps = []
+    for tap in itertools.product(*[range(k) for k in window]):
+        phase = offset = 0
+        for k, d, s, pitch in zip(tap, dilation, strides, pitches, strict=True):
+            phase = phase * s + k * d % s
+            offset += k * d // s * pitch
+        taps.append(phase * plane + offset)
+    return planes, tuple(pitches), _size(strides) * plane, tuple(taps)
+
+
+def _numbers(extents: Sequence[Index]) -> list[int]:
+    return [n for n in extents if isinstance(n, int)]
+
+
+def _size(extents: Sequence[int]) -> int:
+    count = 1
+    for n in extents:
+        count *= n
+    return count
+
+
+def lower_grouped_gradient(ctx: LoweringContext, operation: Operation, plan: GroupedGradientPlan) -> None:
+    """Emit the gradient, and its epilogue, by `plan`."""
+    with ctx.b.parallel(plan.groups * plan.channels) as loop:
+        group, channel = decode(loop.index, (plan.groups, plan.channels))
+        _Task(ctx, operation, plan, group, channel).emit()
+
+
+class _Task:
+    """All features of one group for one channel."""
+
+    def __init__(
+        self,
+        ctx: LoweringContext,
+        operation: Operation,
+        plan: GroupedGradientPlan,
+        group: Index,
+        channel: Index,
+    ) -> None:
+        self.ctx, self.plan, self.made = ctx, plan, operation.results[0]
+        self.group, self.channel = group, channel
+        self.x, self.g = operation.operands
+        self.op: Convolution = definition_of(operation)
+        self.result = tensor_of(self.made)
+        self.accumulator: ElementType = accumulator_of(tensor_of(self.x).element, self.result.element)
+        self.b = LoopEmitter(ctx.b, ctx.e.half)
+
+    def emit(self) -> None:
+        plan, b = self.plan, self.b
+        image, cotangent = plan.copies
+        copy, rows = b.alloca((image,), self.accumulator), b.alloca((cotangent,), self.accumulator)
+        sums = b.alloca((plan.features * len(plan.taps) * plan.lanes,), self.accumulator)
+        zero = b.zero(self.accumulator, plan.lanes)
+
+        def clear(buffer: Buffer, start: int, count: int) -> None:
+            b.for_(0, count, plan.lanes, lambda i, _: b.vector_store(zero, buffer, (start + i,)))
+
+        clear(sums, 0, plan.features * len(plan.taps) * plan.lanes)
+        clear(copy, plan.size, plan.flat)
+        clear(rows, 0, cotangent)  # what lies between rows stays so
+
+        def part(number: Index, image: Index) -> None:
+            first = number * plan.rows
+            self._copy_input(copy, image, first)
+
+            def features(step: Index, _: list[Any]) -> None:
+                start = step * plan.block
+                b.for_(0, plan.block, 1, lambda f, _: self._copy_cotangent(rows, image, start, f, first))
+                for tap in range(0, len(plan.taps), plan.part):
+                    self._pass(copy, rows, sums, start, range(tap, min(tap + plan.part, len(plan.taps))))
+
+            b.for_(0, plan.features // plan.block, 1, features)
+
+        def images(image: Index, _: list[Any]) -> None:
+            b.for_(0, plan.out[0] // plan.rows, 1, lambda number, _: part(number, image))
+
+        b.for_(0, plan.images, 1, images)
+        self._store(sums)
+
+    # -- copies --------------------------------------------------------------------------------------------------------
+    def _copy_input(self, copy: Buffer, image: Index, first: Index) -> None:
+        """For every remainder by the strides, the positions that the windows of rows from `first` reach."""
+        plan, ctx = self.plan, self.ctx
+        plane = plan.pitches[0] * plan.planes[0]
+        for number, phase in enumerate(itertools.product(*[range(s) for s in plan.phases])):
+
+            def row(
+                at: tuple[Index, ...], base: int = number * plane, phase: tuple[int, ...] = phase
+            ) -> None:
+                start = base + self._place(at)
+
+                def chunk(position: Index, count: int | None) -> None:
+                    with ctx.b.lanes_of(plan.lanes, count) as lane:
+                        digits = [*at, position + lane]
+                        digits[0] = digits[0] + first
+                        x = self._element(
+                            image,
+                            [d * s + p for d, s, p in zip(digits, plan.phases, phase, strict=True)],
+                        )
+                        ctx.b.store(ctx.spread(x.value), copy, (start + position + lane,))
+
+                self._chunks(plan.planes[-1], chunk)
+
+            ctx.nest(plan.planes[:-1], row)
+
+    def _copy_cotangent(self, rows: Buffer, image: Index, start: Index, f: Index, first: Index) -> None:
+        """Rows from `first` of one feature, as far apart as the input's."""
+        plan, ctx, op = self.plan, self.ctx, self.op
+
+        def row(at: tuple[Index, ...]) -> None:
+            place = f * plan.flat + self._place(at)
+
+            def chunk(position: Index, count: int | None) -> None:
+                with ctx.b.lanes_of(plan.lanes, count) as lane:
+                    digits = [*at, position + lane]
+                    digits[0] = digits[0] + first
+                    index: list[Index] = [0, 0, *digits]
+                    index[op.kernel_input_feature] = image
+                    index[op.kernel_output_feature] = self.group * plan.features + start + f
+                    index = [0 if n == 1 else i for n, i in zip(tensor_of(self.g).shape, index, strict=True)]
+                    g = ctx.e.convert(ctx.read(self.g, tuple(index)), self.accumulator)
+                    ctx.b.store(ctx.spread(g.value), rows, (place + position + lane,))
+
+            self._chunks((plan.rows, *plan.out[1:])[-1], chunk)
+
+        ctx.nest((plan.rows, *plan.out[1:])[:-1], row)
+
+    def _chunks(self, width: int, chunk: Any) -> None:
+        """``chunk(position, count)`` over a row, `count` of the last lanes only."""
+        whole = width // self.plan.lanes * self.plan.lanes
+        if whole:
+            self.b.for_(0, whole, self.plan.lanes, lambda position, _: chunk(position, None))
+        if width > whole:
+            chunk(whole, width - whole)
+
+    def _place(self, at: Sequence[Index]) -> Index:
+        place: Index = 0
+        for digit, pitch in zip(at, self.plan.pitches, strict=False):
+            place = place + digit * pitch
+        return place
+
+    def _element(self, image: Index, where: Sequence[Index]) -> Scalar:
+        """The input's element at a position of the padded input; zero where there is none."""
+        op, e, type = self.op, self.ctx.e, tensor_of(self.x)
+        index: list[Index] = [0, 0]
+        index[op.input_feature], index[op.input_batch] = (
+            image,
+            self.group * self.plan.channels + self.channel,
+        )
+        conditions: list[Scalar] = []
+        for s, axis in enumerate(op.input_spatial):
+            position = where[s] - op.padding[s][0]
+            conditions.append(e.in_bounds(position, 0, type.shape[axis]))
+            index.append(position)
+        condition = conditions[0]
+        for other in conditions[1:]:
+            condition = e.and_(condition, other)
+        x = e.guarded(condition, lambda: self.ctx.read(self.x, tuple(index)), e.constant(0, type.element))
+        return e.convert(x, self.accumulator)
+
+    # -- sums ----------------------------------------------------------------------------------------------------------
+    def _pass(self, copy: Buffer, rows: Buffer, sums: Buffer, feature: Index, taps: range) -> None:
+        """Add the products of these rows: `block` features from `feature`, `taps`."""
+        b, plan = self.b, self.plan
+
+        def step(at: Index, totals: list[Value]) -> list[Value]:
+            cotangents = [b.vector_load(rows, (f * plan.flat + at,), plan.lanes) for f in range(plan.block)]
+            out = []
+            for t, tap in enumerate(taps):
+                x = b.vector_load(copy, (plan.taps[tap] + at,), plan.lanes)
+                out += [
+                    b.multiply_add(x, g, totals[t * plan.block + f], self.accumulator)
+                    for f, g in enumerate(cotangents)
+                ]
+            return out
+
+        # From zero for these rows: the error grows with the root of their number only.
+        zero = b.zero(self.accumulator, plan.lanes)
+        totals = b.for_(0, plan.flat, plan.lanes, step, [zero] * (len(taps) * plan.block))
+        for place, total in enumerate(totals):
+            t, f = divmod(place, plan.block)
+            at = (((feature + f) * len(plan.taps) + taps[t]) * plan.lanes,)
+            b.vector_store(b.add(b.vector_load(sums, at, plan.lanes), total, self.accumulator), sums, at)
+
+    def _store(self, sums: Buffer) -> None:
+        """The lanes' sums of each feature, through the epilogue: the window lies innermost in the result."""
+        plan, ctx, b = self.plan, self.ctx, self.b
+        count = len(plan.taps)
+        line = b.alloca((count,), self.accumulator)
+
+        def feature(f: Index, _: list[Any]) -> None:
+            def tap(t: Index, _: list[Any]) -> None:
+                total = b.reduce_add(b.vector_load(sums, ((f * count + t) * plan.lanes,), plan.lanes))
+                b.store(total, line, (t,))
+
+            b.for_(0, count, 1, tap)
+
+            def chunk(position: Index, some: int | None) -> None:
+                if (
+                    count == 1
+                ):  # a window of one element has no lanes: its position may not occur in the result's index
+                    finish(0)
+                    return
+                with ctx.b.lanes_of(plan.lanes, some) as lane:
+                    finish(position + lane)
+
+            def finish(at: Index) -> None:
+                window = decode(at, self.result.shape[2:])
+                index = (self.group * plan.features + f, self.channel, *window)
+                total = Scalar(ctx.b.load(line, (at,)), self.accumulator)
+                ctx.finish(self.made, index, ctx.e.convert(total, self.result.element))
+
+            self._chunks(count, chunk)
+
+        b.for_(0, plan.features, 1, feature)
