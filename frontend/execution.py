@@ -17,7 +17,7 @@ from flambeau.compiler.lowering.kernels import symbols_of
 from flambeau.compiler.passes.plan import byte_size
 from flambeau.compiler.pipeline import ENTRY
 from flambeau.runtime import threads
-from flambeau.runtime.buffer import Buffer, address_of, as_numpy, from_numpy
+from flambeau.runtime.buffer import SMALL, Buffer, address_of, as_numpy, from_numpy
 from flambeau.runtime.engine import default_engine
 from flambeau.runtime.executor import Executor
 
@@ -152,10 +152,6 @@ def compile_graph(graph: Graph, weights: int = 0) -> Executable:
     if compilation is not None and compilation.profile:
         profiler.watch(executable.module, compilation)
     return executable
-
-
-#: Bytes of a result up to which it is an array of NumPy's own.
-SMALL = 1 << 14
 
 
 class ArrayExecutable:

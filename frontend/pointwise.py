@@ -19,6 +19,7 @@ from flambeau.compiler.ir.core import Value
 from flambeau.compiler.ir.dims import Dim
 from flambeau.compiler.ir.types import ElementType
 from flambeau.evaluation import record
+from flambeau.runtime.buffer import copied
 from flambeau.tensor import Tensor, method, read, wrap, write
 
 #: A `Dim` is a size of a tensor whose shape is symbolic: an integer that each run knows.
@@ -664,8 +665,9 @@ def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
     """Write `src`, broadcast and converted."""
     like = read(self)
     value = value_of(src, like)
-    if value in evaluation.shared:  # the program may write to its array before anything is computed
-        value = evaluation.leaf(value.data.copy(), build.element_of(value))
+    if value.data is not None and not value.requires_grad:
+        # Now, rather than late: the program may write to the source's array, and need not keep it until then.
+        value = evaluation.leaf(copied(value.data), build.element_of(value))
     return write(self, value)
 
 

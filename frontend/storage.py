@@ -11,7 +11,7 @@ from typing import Any
 
 from flambeau import evaluation
 from flambeau.compiler.dialects.graph import build
-from flambeau.compiler.dialects.graph.autograd_ops import GradientOf, StopGradient
+from flambeau.compiler.dialects.graph.autograd_ops import GradientOf
 from flambeau.compiler.dialects.graph.shape import BroadcastInDim, Reshape, Slice, Transpose
 from flambeau.compiler.ir.core import Value
 from flambeau.compiler.ir.types import i1
@@ -74,7 +74,7 @@ class Cell:
         old = self.value
         if old.requires_grad and not (recorded and new.requires_grad):
             if is_leaf(old):
-                new = record(StopGradient(), new)
+                new = evaluation.stop_gradient(new)
                 new.requires_grad, new.hooks = True, old.hooks
             elif new is not old:
                 source = old

@@ -249,8 +249,22 @@ allocator = Allocator()
 
 allocate = allocator.allocate
 
+#: Bytes up to which an array's memory is NumPy's own: quicker to come by where no page has to be kept for reuse.
+SMALL = 1 << 14
+
+
+def copied(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The same content in memory of its own, C-contiguous."""
+    if array.nbytes <= SMALL:
+        return array.copy()
+    copy = as_numpy(allocate(array.nbytes), array.dtype, array.shape)
+    np.copyto(copy, array)
+    return copy
+
+
 __all__ = [
     "HUGE_PAGE",
+    "SMALL",
     "Allocator",
     "Buffer",
     "MemoryStats",
@@ -258,6 +272,7 @@ __all__ = [
     "allocate",
     "allocator",
     "as_numpy",
+    "copied",
     "from_numpy",
     "is_sole",
     "size_class",

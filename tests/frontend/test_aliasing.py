@@ -208,3 +208,25 @@ def test_writing_to_an_expanded_tensor_is_an_error() -> None:
             assert "more than one element of the written-to tensor" in str(error)
         else:
             raise AssertionError("no error")
+
+
+def test_a_copy_is_made_at_once() -> None:
+    """`copy_` of known content is neither late, so that the source need not be kept, nor an alias of the source."""
+    source = fb.ones(100, 100) * 3
+    source.numpy()
+    target, parameter = fb.zeros(100, 100), fb.nn.Parameter(fb.zeros(100, 100))
+    with fb.no_grad():
+        target.copy_(source)
+        parameter.copy_(source)
+    for tensor in (target, parameter):
+        assert tensor._cell.value.data is not None
+    source.numpy()[:] = 7
+    assert (target.numpy() == 3).all() and (parameter.detach().numpy() == 3).all()
+    assert parameter.requires_grad and parameter.is_leaf
+
+
+def test_a_copy_keeps_the_source_history() -> None:
+    leaf, target = fb.ones(3, requires_grad=True), fb.zeros(3)
+    target.copy_(leaf)
+    (target * 2).sum().backward()
+    assert leaf.grad.tolist() == [2, 2, 2]
