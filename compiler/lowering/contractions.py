@@ -19,6 +19,7 @@ from flambeau.compiler.lowering.blocked_convolution import blocked_workspace, lo
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
 from flambeau.compiler.lowering.contraction_problem import Contraction, Operand, Panels, Plain, Touches
+from flambeau.compiler.lowering.depthwise_convolution import depthwise_plan, lower_depthwise_convolution
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.grouped_convolution import DirectPlan, direct_plan, lower_grouped_convolution
 from flambeau.compiler.lowering.grouped_kernel_gradient import (
@@ -48,7 +49,9 @@ def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
         return blocked_workspace(ctx, operation)
     if isinstance(operation.definition, WinogradConvolution):
         return winograd_workspace(ctx, operation)
-    if _direct(ctx, operation) is not None or _grouped_gradient(ctx, operation) is not None:
+    if _grouped_gradient(ctx, operation) is not None or _direct(ctx, operation) is not None:
+        return 0
+    if depthwise_plan(ctx, operation, cpu_shape(ctx.target)) is not None:
         return 0
     gradient = _gradient(ctx, operation)
     if gradient is not None:
@@ -69,6 +72,10 @@ def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Val
     grouped = _grouped_gradient(ctx, operation)
     if grouped is not None:
         lower_grouped_gradient(ctx, operation, grouped)
+        return
+    depthwise = depthwise_plan(ctx, operation, cpu_shape(ctx.target))
+    if depthwise is not None:
+        lower_depthwise_convolution(ctx, operation, depthwise)
         return
     plan = _direct(ctx, operation)
     if plan is not None:

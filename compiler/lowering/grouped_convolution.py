@@ -1,4 +1,4 @@
-"""Grouped and depthwise convolutions, directly: few products an input element, too few for packing to pay.
+"""Grouped convolutions, directly: few products an input element, too few for packing to pay.
 
 A task takes some rows of one group's result. It copies the part of the input that these rows read to the stack, padded
 and, for strides, sorted by remainder, so that neighbouring results read neighbouring elements: every tap of the window

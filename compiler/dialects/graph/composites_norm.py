@@ -446,9 +446,10 @@ class BatchNormInference(Composite):
         x, scale, offset, mean, variance = (wide(v) for v in operands)
         shape, axis = build.shape_of(x), self.feature_dimension
         factor = build.mul(build.rsqrt(build.add(variance, self.eps)), scale)
-        centred = build.sub(x, build.broadcast_along(mean, shape, axis))
-        y = build.mul(centred, build.broadcast_along(factor, shape, axis))
-        return narrow(build.add(y, build.broadcast_along(offset, shape, axis)), build.element_of(operands[0]))
+        # One multiply-add an element; both numbers of a feature are made once.
+        shift = build.sub(offset, build.mul(mean, factor))
+        y = build.mul(x, build.broadcast_along(factor, shape, axis))
+        return narrow(build.add(y, build.broadcast_along(shift, shape, axis)), build.element_of(operands[0]))
 
     def reference(self, *operands: Array) -> Any:
         x, *others = (wide_array(v) for v in operands)
