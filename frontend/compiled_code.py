@@ -124,9 +124,7 @@ def disk_cache() -> DiskCache | None:
 
 
 def _key(graph: Graph, target: TargetDescription, opt_level: int, weights: Sequence[int]) -> str:
-    machine = (
-        f"{target.triple}:{target.cpu}:{target.features}:{target.l1_bytes}:{target.l2_bytes}:{target.cores}"
-    )
+    machine = f"{target.triple}:{target.cpu}:{target.features}:{target.l1_bytes}:{target.l2_bytes}"
     kept = ",".join(map(str, weights))
     choices = f"O{opt_level}:winograd={options.current().winograd}:w{kept}"
     return f"{_compiler_version()}:{machine}:{choices}:{fingerprint(graph)}"

@@ -318,7 +318,7 @@ class Compiled:
         entry = family.find(sizes)
         if entry is not None:
             return entry.run(tensors)
-        pattern = family.pattern(sizes, [t._chain is None and t._cell.parent is None for t in tensors])
+        pattern = family.pattern(sizes, [not t._chain and t._cell.parent is None for t in tensors])
         if pattern is not None:
             entry = self._symbolic(tensors, pattern, args, kwargs)
             family.add(pattern, entry)

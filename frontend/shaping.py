@@ -64,7 +64,7 @@ def view_(self: Tensor, *shape: Any) -> Tensor:
 
 
 def _viewable(x: Tensor, shape: Any, wanted: Any) -> bool:
-    return x._chain is None or view_strides(tuple(shape), list(x.stride()), wanted) is not None
+    return not x._chain or view_strides(tuple(shape), list(x.stride()), wanted) is not None
 
 
 @method("reshape")
@@ -92,7 +92,7 @@ def reshape_as(self: Tensor, other: Tensor) -> Tensor:
 @method("contiguous")
 def contiguous(self: Tensor, memory_format: Any = None) -> Tensor:
     """Itself if it is row-major in memory, else a copy."""
-    return self if self._chain is None or self.is_contiguous() else self.clone()  # type: ignore[attr-defined, no-any-return]
+    return self if not self._chain or self.is_contiguous() else self.clone()  # type: ignore[attr-defined, no-any-return]
 
 
 @method("permute")

@@ -503,8 +503,8 @@ def view(tensor: Tensor, *definitions: Any, name: str | None = None) -> Tensor:
 
 
 def view_of(tensor: Tensor) -> Tensor:
-    """Another tensor object on the same memory."""
-    return new_tensor(tensor._cell, tensor._chain)
+    """Another tensor object on the same memory: a view of all of it (its own leaf, if it is asked to require grad)."""
+    return new_tensor(tensor._cell, tensor._chain or ())
 
 
 def axis(dim: int, rank: int) -> int:

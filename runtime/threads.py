@@ -12,19 +12,13 @@ import os
 import threading
 
 from flambeau.runtime import abi
+from flambeau.runtime.cpus import available_cpus
 from flambeau.runtime.engine import default_engine
 
 _lock = threading.Lock()
 _pools: dict[int, int] = {}  # number of threads → address of its pool
 _threads = 0  # 0: not chosen yet
 _pool: int | None = None  # the chosen pool's address, 0 for a single thread; None: not made yet
-
-
-def available_cpus() -> int:
-    """CPUs that this process may run on (its affinity, where the system tells)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def num_threads() -> int:

@@ -15,7 +15,6 @@ Levels of optimisation (`opt_level`):
 from __future__ import annotations
 
 import functools
-import os
 import re
 import threading
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ class TargetDescription:
     """What the schedules and emitters need to know of a CPU. Sizes in bytes; `features` in LLVM's form, "+avx2,-sse4a".
 
     `vector_bits` is the widest vector register worth using (at least 64), `vector_registers` how many there are.
-    `l3_bytes` is shared by `cores`; the others belong to one core.
+    `l3_bytes` is shared by all cores; the others belong to one core.
     """
 
     triple: str
@@ -47,7 +46,6 @@ class TargetDescription:
     l1_bytes: int
     l2_bytes: int
     l3_bytes: int
-    cores: int
 
     @property
     def architecture(self) -> str:
@@ -127,11 +125,11 @@ def host_target() -> TargetDescription:
     layout = str(_machine(triple, cpu, flat, 3).target_data)
     if bits == 0:  # a platform whose features LLVM cannot detect
         bits, registers = _probe_vectors(triple, cpu, flat)
-    return TargetDescription(triple, cpu, flat, layout, bits, registers, l1, l2, l3, _usable_cpus())
+    return TargetDescription(triple, cpu, flat, layout, bits, registers, l1, l2, l3)
 
 
 @functools.cache
-def cross_target(triple: str, cpu: str = "", features: str = "", cores: int = 1) -> TargetDescription:
+def cross_target(triple: str, cpu: str = "", features: str = "") -> TargetDescription:
     """Any target that LLVM generates code for; an empty `cpu` is the architecture's base line. Caches are
     typical sizes.
 
@@ -144,7 +142,7 @@ def cross_target(triple: str, cpu: str = "", features: str = "", cores: int = 1)
     bits, registers = _widest(item[1:] for item in features.split(",") if item.startswith("+"))
     if bits == 0:
         bits, registers = _probe_vectors(triple, cpu, features)
-    return TargetDescription(triple, cpu, features, layout, bits, registers, *_FALLBACK_CACHES, cores)
+    return TargetDescription(triple, cpu, features, layout, bits, registers, *_FALLBACK_CACHES)
 
 
 def normalize_triple(triple: str) -> str:
@@ -286,12 +284,6 @@ def _probe_vectors(triple: str, cpu: str, features: str) -> tuple[int, int]:
         if re.search(pattern, assembly):
             return bits, registers
     return 64, 16
-
-
-def _usable_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _host_caches() -> tuple[int, int, int]:

@@ -108,9 +108,10 @@ def _accumulate(tensor: Tensor, ct: Value, create_graph: bool) -> None:
         tensor._grad = wrap(build.add(read(before), ct))
     else:
         total = build.add(read(before), ct)
-        before._cell.write(total, False) if before._chain is None else None
-        if before._chain is not None:
+        if before._chain:
             tensor._grad = new_tensor(Cell(total))
+        else:
+            before._cell.write(total, False)
 
 
 def grad(

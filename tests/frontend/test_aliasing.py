@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -230,3 +231,19 @@ def test_a_copy_keeps_the_source_history() -> None:
     target.copy_(leaf)
     (target * 2).sum().backward()
     assert leaf.grad.tolist() == [2, 2, 2]
+
+
+def _same_memory(m: Any, x: Any) -> list[Any]:
+    return [x.detach(), x.data, x.t(), x[...], x.expand(3), x.view(3)]
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_an_alias_that_requires_grad_leaves_the_tensor_as_it_is(number: int) -> None:
+    for m in (fb, torch):
+        x = m.tensor([1.0, 2.0, 3.0])
+        y = _same_memory(m, x)[number].requires_grad_()
+        assert y.requires_grad and y.is_leaf and not x.requires_grad
+        (y * x).sum().backward()
+        assert x.grad is None and y.grad.tolist() == [1, 2, 3]
+        x.mul_(2)
+        assert y.tolist() == [2, 4, 6] and y.requires_grad and not x.requires_grad
