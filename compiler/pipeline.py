@@ -22,6 +22,7 @@ from flambeau.compiler.lowering.context import tensor_of
 from flambeau.compiler.lowering.kernels import LoweredKernel, lower_kernel, symbols_of
 from flambeau.compiler.passes.block_convolutions import block_convolutions
 from flambeau.compiler.passes.decompose import decompose
+from flambeau.compiler.passes.fold_scales import fold_scales
 from flambeau.compiler.passes.fuse import Program, fuse
 from flambeau.compiler.passes.order import order
 from flambeau.compiler.passes.pack_invariants import pack_invariants
@@ -131,6 +132,8 @@ def compile_stages(
 def _simplify(c: Compilation, opt_level: int, entry: str) -> None:
     graph = undilate(simplify_scans(decompose(simplify(c.graph))))
     graph = simplify(split_windows(split_reductions(graph)))
+    if c.weights:
+        graph = simplify(fold_scales(graph, [graph.parameters[i] for i in c.weights]))
     if options.current().winograd:
         graph = winograd(graph, c.target, [graph.parameters[i] for i in c.weights])
     graph = simplify(block_convolutions(graph, cpu_shape(c.target)))

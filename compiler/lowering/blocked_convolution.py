@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from flambeau.compiler.dialects.graph.blocked_convolution import BlockedConvolution
-from flambeau.compiler.dialects.graph.contraction import accumulator_of, encode
+from flambeau.compiler.dialects.graph.contraction import accumulator_of, decode, encode
 from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.dims import Index, minimum
 from flambeau.compiler.ir.types import ElementType
@@ -47,17 +47,20 @@ class _Blocked:
         self.b = LoopEmitter(ctx.b, ctx.e.half)
         self.batch = x.shape[op.input_batch]
         self.channels = _number(x.shape[op.input_feature])
-        self.space = tuple(_number(self.result.shape[a]) for a in op.output_spatial)
-        self.window = op.window
+        space = tuple(_number(self.result.shape[a]) for a in op.output_spatial)
+        self.window, self.strides, self.dilation = op.window, op.window_strides, op.rhs_dilation
+        #: Extents of an image as windows see it: padded, and no longer than they reach.
+        self.extents = tuple(
+            (n - 1) * s + (k - 1) * d + 1
+            for n, s, k, d in zip(space, self.strides, self.window, self.dilation, strict=True)
+        )
+        self.space = space
+        if op.pointwise:  # the pixels of an image are walked as if they were one row
+            self.space, self.window, self.strides, self.dilation = (math.prod(space),), (1,), (1,), (1,)
         cpu = cpu_shape(ctx.target)
         size = ConvolutionSize(self.batch, self.space, op.features, _number(w.shape[1]))
         self.tile = choose_tile(size, self.accumulator, cpu, _number(w.shape[2]))
         self.blocks = _number(w.shape[0])
-        #: Extents of an image as windows see it: padded, and no longer than they reach.
-        self.extents = tuple(
-            (n - 1) * s + (k - 1) * d + 1
-            for n, s, k, d in zip(self.space, op.window_strides, self.window, op.rhs_dilation, strict=True)
-        )
         canonical = (op.input_batch, op.input_feature, *op.input_spatial) == tuple(range(x.rank))
         unpadded = all(p == (0, 0) for p in op.padding)
         self.copies = not (unpadded and canonical and self.x in ctx.memory and x.element is self.accumulator)
@@ -195,9 +198,9 @@ class _Blocked:
 
     def _sums(self, source: Value, block: Index, image: Index, place: tuple[Index, ...]) -> list[Value]:
         """The tile's sums, pixel by pixel."""
-        b, op, tile = self.b, self.op, self.tile
+        b, tile = self.b, self.tile
         pixels = list(itertools.product(range(tile.images), range(tile.rows), range(tile.columns)))
-        origin = [p * s for p, s in zip(place, op.window_strides, strict=True)]
+        origin = [p * s for p, s in zip(place, self.strides, strict=True)]
         looped, written = self._loops()
         count = math.prod([self.window[axis] for axis in written])
 
@@ -211,13 +214,13 @@ class _Blocked:
                     b.vector_load(self.ctx.memory[self.w], (block, depth, v * tile.lanes), tile.lanes)
                     for v in range(tile.vectors)
                 ]
-                corner = [o + t * d for o, t, d in zip(origin, taps, op.rhs_dilation, strict=True)]
+                corner = [o + t * d for o, t, d in zip(origin, taps, self.dilation, strict=True)]
                 for number, (i, y, x) in enumerate(pixels):
                     where = list(corner)
-                    where[-1] = where[-1] + x * op.window_strides[-1]
+                    where[-1] = where[-1] + x * self.strides[-1]
                     if y:
-                        where[-2] = where[-2] + y * op.window_strides[-2]
-                    pixel = b.splat(b.load(source, (image + i, channel + u, *where)), tile.lanes)
+                        where[-2] = where[-2] + y * self.strides[-2]
+                    pixel = b.splat(self._pixel(source, image + i, channel + u, where), tile.lanes)
                     for v, weight in enumerate(weights):
                         n = number * tile.vectors + v
                         out[n] = b.multiply_add(pixel, weight, out[n], self.accumulator)
@@ -244,6 +247,12 @@ class _Blocked:
             return b.for_(whole, high, 1, lambda c, x: nested(c, 1, {}, x), sums)
 
         return self._by_chunks(some, -(-self._chunk // unroll) * unroll)
+
+    def _pixel(self, source: Value, image: Index, channel: Index, where: list[Index]) -> Value:
+        if not self.op.pointwise:
+            return self.b.load(source, (image, channel, *where))
+        at = (image * self.channels + channel) * self.space[0] + where[0]
+        return self.b.load(self.ctx.b.flat(source), (at,))
 
     @property
     def _chunk(self) -> int:
@@ -352,11 +361,13 @@ class _Blocked:
         ctx, op = self.ctx, self.op
         index: list[Index] = [0] * self.result.rank
         index[op.output_batch], index[op.output_feature] = image, feature
-        for axis, digit in zip(op.output_spatial, place, strict=True):
-            index[axis] = digit
-        index[op.output_spatial[-1]] = place[-1] + x
+        pixel = [*place[:-1], place[-1] + x]
         if len(place) > 1:
-            index[op.output_spatial[-2]] = place[-2] + y
+            pixel[-2] = pixel[-2] + y
+        if op.pointwise:
+            pixel = list(decode(pixel[0], [self.result.shape[a] for a in op.output_spatial]))
+        for axis, digit in zip(op.output_spatial, pixel, strict=True):
+            index[axis] = digit
         at = tuple(0 if extent == 1 else i for extent, i in zip(self.result.shape, index, strict=True))
         total = Scalar(ctx.b.load(scratch, (start + x,)), self.accumulator)
         ctx.finish(self.made, at, ctx.e.convert(total, self.result.element))

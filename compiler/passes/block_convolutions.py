@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -68,7 +69,8 @@ def _block(op: Convolution, x: Value, w: Value, cpu: CpuShape) -> int | None:
     assert isinstance(features, int)
     if features < 8:
         return None
-    size = ConvolutionSize(result.shape[op.output_batch], tuple(space), features, channels * taps)
+    pixels = (math.prod(space),) if taps == 1 and dense else tuple(space)
+    size = ConvolutionSize(result.shape[op.output_batch], pixels, features, channels * taps)
     tile = choose_tile(size, accumulator, cpu)
     return tile.block if tile.pixels * tile.vectors >= CHAINS else None
 

@@ -141,15 +141,15 @@ def _choose(graph: Graph) -> set[Value]:
     for operation in graph.operations:
         if family_of(operation) in MANY_READS:
             chosen.update(v for v in map(base_of, operation.operands) if _is_computed(v))
-    weight: dict[Value, Reads] = {}
     for operation in graph.operations:
         if family_of(operation) != "element":
             chosen.update(operation.results)
             continue
         for value in operation.results:
-            reads = probe(value, axis_symbols(tensor_type(value).shape), lambda v: v not in chosen)
-            weight[value] = reads
-            if value not in chosen and _deserves_memory(value, operation, reads, users.get(value, [])):
+            index = axis_symbols(tensor_type(value).shape)
+            reads = probe(value, index, lambda v: v not in chosen)
+            deserves = _deserves_memory(value, operation, reads, users.get(value, []))
+            if value not in chosen and (deserves or _is_epilogue(value, index, reads, users.get(value, []))):
                 in_place = any(family_of(u) in IN_PLACE for u in users[value])
                 chosen.add(value if in_place else _before_reshapes(value, chosen))
     return chosen
@@ -197,6 +197,17 @@ def _deserves_memory(value: Value, operation: Operation, reads: Reads, users: li
         if user.definition.expensive or _rereads(user, tensor_type(value)):
             return True
     return False
+
+
+def _is_epilogue(value: Value, index: tuple[Index, ...], reads: Reads, users: list[Operation]) -> bool:
+    """Does a contraction or a window read what another one's element at the same position gives? Then it lies in memory
+    in that element's place, and is read without being computed again."""
+    if reads.cost == 0 or not any(family_of(user) in TAKES_EPILOGUE for user in users):
+        return False
+    return any(
+        read.owner is not None and family_of(read.owner) in TAKES_EPILOGUE and at == index
+        for read, at in reads.accesses
+    )
 
 
 def _rereads(user: Operation, operand: TensorType) -> bool:

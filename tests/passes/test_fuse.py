@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.composites_norm import Softmax
+from flambeau.compiler.dialects.graph.convolution import convolution_of
 from flambeau.compiler.ir import interpreter
-from flambeau.compiler.ir.core import Graph, Value, create
+from flambeau.compiler.ir.core import Graph, Value, apply, create
 from flambeau.compiler.ir.types import f32, tensor
 from flambeau.compiler.passes.decompose import decompose
 from flambeau.compiler.passes.fuse import Program, fuse
@@ -35,6 +36,18 @@ def test_pointwise_chain_is_one_kernel() -> None:
     x, y = value(8, 16), value(16)
     result = build.tanh(build.add(build.exp(build.neg(x)), build.broadcast_in_dim(y, (8, 16), (1,))))
     assert families(Graph([x, y], [result])) == ["element"]
+
+
+def test_what_two_contractions_share_is_the_first_ones_epilogue() -> None:
+    """A bias between convolutions is added once, as the first stores, not at each element that the second reads."""
+    x, w, bias, v = value(1, 4, 6, 6), value(8, 4, 3, 3), value(8), value(8, 8, 1, 1)
+    first = apply(convolution_of(2, 1, 1), x, w)
+    biased = build.add(first, build.broadcast_along(bias, (1, 8, 6, 6), 1))
+    second = apply(convolution_of(2), biased, v)
+    calls = program(Graph([x, w, bias, v], [build.add(second, biased)])).calls
+    assert [len(call.results) for call in calls] == [1, 1]
+    assert [o.name for o in calls[0].kernel.graph.operations if o.name == "graph.add"] == ["graph.add"]
+    assert calls[1].operands[:2] == (biased, v)
 
 
 def test_softmax_is_one_kernel() -> None:

@@ -45,6 +45,16 @@ class BlockedConvolution(GraphOp):
     element: ElementType
 
     @property
+    def pointwise(self) -> bool:
+        """Is each result made of one pixel, that at its own place?"""
+        return (
+            all(n == 1 for n in (*self.window, *self.window_strides))
+            and all(side == (0, 0) for side in self.padding)
+            and tuple(sorted(self.input_spatial)) == self.input_spatial
+            and tuple(sorted(self.output_spatial)) == self.output_spatial
+        )
+
+    @property
     def convolution(self) -> Convolution:
         """The same with a kernel that lies (output feature, input feature, window)."""
         rank = len(self.window_strides)
