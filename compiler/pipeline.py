@@ -130,13 +130,14 @@ def compile_stages(
 
 
 def _simplify(c: Compilation, opt_level: int, entry: str) -> None:
-    graph = undilate(simplify_scans(decompose(simplify(c.graph))))
+    graph, cpu = simplify_scans(decompose(simplify(c.graph))), cpu_shape(c.target)
+    graph = undilate(graph, cpu, [graph.parameters[i] for i in c.weights])
     graph = simplify(split_windows(split_reductions(graph)))
     if c.weights:
         graph = simplify(fold_scales(graph, [graph.parameters[i] for i in c.weights]))
     if options.current().winograd:
         graph = winograd(graph, c.target, [graph.parameters[i] for i in c.weights])
-    graph = simplify(block_convolutions(graph, cpu_shape(c.target)))
+    graph = simplify(block_convolutions(graph, cpu, [graph.parameters[i] for i in c.weights]))
     graph = pack_invariants(graph, c.target)
     if c.weights:
         weights = [graph.parameters[i] for i in c.weights]

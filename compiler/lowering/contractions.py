@@ -35,9 +35,11 @@ from flambeau.compiler.lowering.kernel_gradient import (
     pixel_index,
 )
 from flambeau.compiler.lowering.probe import Accessor, probe
+from flambeau.compiler.lowering.small_convolution import lower_small_convolution, small_workspace
 from flambeau.compiler.lowering.views import coefficient_of, view_of
 from flambeau.compiler.lowering.winograd import lower_winograd, winograd_workspace
 from flambeau.compiler.schedule.cpu_contraction import cpu_shape
+from flambeau.compiler.schedule.cpu_small_convolution import SmallConvolution, small_convolution
 
 #: Bytes of a result from which on its lines are prefetched: less stays in the caches from one kernel to the next.
 FROM_AFAR = 1 << 18
@@ -56,6 +58,9 @@ def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
     gradient = _gradient(ctx, operation)
     if gradient is not None:
         return gradient.workspace_elements * _accumulator(operation).itemsize
+    small = _small(ctx, operation)
+    if small is not None:
+        return small_workspace(operation, small)
     problem = _problem(ctx, operation, LoopEmitter(ctx.b, ctx.e.half))
     elements: Index = template.workspace_elements(problem, cpu_shape(ctx.target))
     return elements * problem.accumulator.itemsize
@@ -84,6 +89,10 @@ def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Val
     gradient = _gradient(ctx, operation)
     if gradient is not None:
         _lower_gradient(ctx, operation, gradient, workspace)
+        return
+    small = _small(ctx, operation)
+    if small is not None:
+        lower_small_convolution(ctx, operation, small, workspace)
         return
     emitter = LoopEmitter(ctx.b, ctx.e.half)
     problem = _problem(ctx, operation, emitter)
@@ -114,6 +123,15 @@ def _gradient(ctx: LoweringContext, operation: Operation) -> GradientPlan | None
         return None
     x, g = (tensor_of(v) for v in operation.operands)
     return gradient_plan(definition, x, g, cpu_shape(ctx.target))
+
+
+def _small(ctx: LoweringContext, operation: Operation) -> SmallConvolution | None:
+    """The plan of a convolution of small images."""
+    definition = operation.definition
+    if not isinstance(definition, Convolution):
+        return None
+    x, w = (tensor_of(v) for v in operation.operands)
+    return small_convolution(definition, x, w, cpu_shape(ctx.target))
 
 
 def _grouped_gradient(ctx: LoweringContext, operation: Operation) -> GroupedGradientPlan | None:

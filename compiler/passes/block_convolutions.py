@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,21 +13,27 @@ from flambeau.compiler.dialects.graph.contraction import accumulator_of
 from flambeau.compiler.dialects.graph.convolution import Convolution
 from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild
 from flambeau.compiler.ir.passes import Pass
+from flambeau.compiler.passes.split_weights import weight_bytes
 from flambeau.compiler.schedule.cpu_contraction import CpuShape
 from flambeau.compiler.schedule.cpu_convolution import CHAINS, SHALLOW, ConvolutionSize, choose_tile
+from flambeau.compiler.schedule.cpu_small_convolution import small_convolution
 
 #: Windows with more taps than this are the gradients of kernels, whose "window" is an image.
 TAPS = 200
 
 
-def block_convolutions(graph: Graph, cpu: CpuShape) -> Graph:
-    """An equal graph in which convolutions that are worth it have blocked kernels."""
+def block_convolutions(graph: Graph, cpu: CpuShape, weights: Collection[Value] = ()) -> Graph:
+    """An equal graph in which convolutions that are worth it have blocked kernels; of `weights` these are made once."""
+    ready = weight_bytes(graph, weights)
 
     def replace(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
         op = operation.definition
         if not isinstance(op, Convolution):
             return None
         x, w = operands
+        small = small_convolution(op, build.type_of(x), build.type_of(w), cpu)
+        if small is not None and operation.operands[1] not in ready:
+            return None  # too few pixels for a kernel to be put in blocks first
         block = _block(op, x, w, cpu)
         return None if block is None else (blocked(op, x, w, block),)
 

@@ -10,7 +10,7 @@ Input gradients of strided convolutions and transposed convolutions have a dilat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -21,13 +21,18 @@ from flambeau.compiler.dialects.graph.overlap_add import overlap_add
 from flambeau.compiler.ir.core import Graph, Operation, Value, apply, rebuild
 from flambeau.compiler.ir.dims import Index, product
 from flambeau.compiler.ir.passes import Pass
+from flambeau.compiler.passes.split_weights import weight_bytes
+from flambeau.compiler.schedule.cpu_contraction import CpuShape
+from flambeau.compiler.schedule.cpu_small_convolution import small_convolution
 
 #: The kernel and the input are exchanged where adding would make this many products for each element of the result.
 MANY = 64
 
 
-def undilate(graph: Graph) -> Graph:
-    """An equal graph (sums are reassociated) in which convolutions without groups have no dilated input."""
+def undilate(graph: Graph, cpu: CpuShape | None = None, weights: Collection[Value] = ()) -> Graph:
+    """An equal graph (sums are reassociated) in which convolutions without groups have no dilated input; but for those
+    of small images, with kernels that are not `weights`, which `cpu` runs without products with zeros anyway."""
+    ready = weight_bytes(graph, weights)
 
     def replace_one(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
         op = operation.definition
@@ -36,6 +41,9 @@ def undilate(graph: Graph) -> Graph:
         if op.feature_group_count * op.batch_group_count > 1:
             return None  # the direct schedule of grouped convolutions knows where the zeros are
         x, w = operands
+        small = None if cpu is None else small_convolution(op, build.type_of(x), build.type_of(w), cpu)
+        if small is not None and operation.operands[1] not in ready:
+            return None
         if any(s != 1 for s in op.window_strides):
             return (_spread(op, x, w),)
         window = [build.shape_of(w)[a] for a in op.kernel_spatial]

@@ -13,6 +13,7 @@ from flambeau.compiler.ir.passes import Pass
 from flambeau.compiler.ir.types import TensorType, f32, f64
 from flambeau.compiler.passes.split_weights import weight_bytes
 from flambeau.compiler.schedule.cpu_contraction import CpuShape, cpu_shape
+from flambeau.compiler.schedule.cpu_small_convolution import small_convolution
 from flambeau.compiler.schedule.cpu_winograd import columns_of, pays
 from flambeau.compiler.targets.machine import TargetDescription, host_target
 
@@ -47,7 +48,9 @@ def _converted(op: Convolution, x: Value, w: Value, cpu: CpuShape, ready: bool) 
     assert isinstance(channels, int) and isinstance(features, int)
     assert isinstance(height, int) and isinstance(width, int)
     size, itemsize = (height, width), image.element.itemsize
-    if not pays(image.shape[0], channels, features, size, itemsize, cpu, ready):
+    small = None if ready else small_convolution(op, image, kernel, cpu)
+    direct = None if small is None else small.cost
+    if not pays(image.shape[0], channels, features, size, itemsize, cpu, ready, direct):
         return None
     transform = WinogradKernel(
         columns_of(features, size, itemsize, cpu),
