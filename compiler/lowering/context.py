@@ -12,7 +12,7 @@ from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.dims import Index, divide, minimum, product
 from flambeau.compiler.ir.types import TensorType
 from flambeau.compiler.lowering.elements import ElementBuilder, Scalar
-from flambeau.compiler.lowering.probe import element_of
+from flambeau.compiler.lowering.probe import element_of, probe
 from flambeau.compiler.targets.machine import TargetDescription
 
 #: Less work than this (elements times cost) stays on the caller's thread.
@@ -76,6 +76,22 @@ class LoweringContext:
                     known.enter_context(self.known(wanted, index, elements[wanted]))
         for wanted in self.results:
             self.e.store(elements[wanted], self.memory[wanted], index)
+
+    def touched(self, made: Value, index: tuple[Index, ...]) -> list[tuple[Value, tuple[Index, ...], bool]]:
+        """What `finish` reads and writes at the element's own position where it is as large as the result: the buffer,
+        the index, and whether it is written."""
+        found: dict[Value, bool] = dict.fromkeys(self.results, True)
+
+        def inline(v: Value) -> bool:
+            return v is not made and v.owner is not None and v not in self.memory
+
+        for wanted in self.results:
+            if wanted is made:
+                continue
+            for value, at in probe(wanted, index, inline).accesses:
+                if value in self.memory and at == index and tensor_of(value).shape == tensor_of(made).shape:
+                    found.setdefault(value, False)
+        return [(self.memory[value], index, written) for value, written in found.items()]
 
     def compute(self, value: Value, index: tuple[Index, ...]) -> Scalar:
         """The element by the operation's own element function, whether or not the value has a buffer."""

@@ -34,7 +34,7 @@ from flambeau.compiler.lowering.kernel_gradient import (
     lower_kernel_gradient,
     pixel_index,
 )
-from flambeau.compiler.lowering.probe import Accessor, probe
+from flambeau.compiler.lowering.probe import Accessor
 from flambeau.compiler.lowering.small_convolution import lower_small_convolution, small_workspace
 from flambeau.compiler.lowering.views import coefficient_of, view_of
 from flambeau.compiler.lowering.winograd import lower_winograd, winograd_workspace
@@ -213,23 +213,7 @@ def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter) -
 
 def _touches(ctx: LoweringContext, made: Value, d: Any) -> Touches:
     """What the epilogue reads and writes where it is as large as the result, at the element's own position."""
-    shape = tensor_of(made).shape
-
-    def inline(v: Value) -> bool:
-        return v is not made and v.owner is not None and v not in ctx.memory
-
-    def touches(batch: Sequence[Index], m: Index, n: Index) -> Sequence[tuple[Value, Sequence[Index], bool]]:
-        index = tuple(d.result_index(batch, m, n))
-        found: dict[Value, bool] = dict.fromkeys(ctx.results, True)
-        for wanted in ctx.results:
-            if wanted is made:
-                continue
-            for value, at in probe(wanted, index, inline).accesses:
-                if value in ctx.memory and at == index and tensor_of(value).shape == shape:
-                    found.setdefault(value, False)
-        return [(ctx.memory[value], index, written) for value, written in found.items()]
-
-    return touches
+    return lambda batch, m, n: ctx.touched(made, tuple(d.result_index(batch, m, n)))
 
 
 def _operand(

@@ -29,6 +29,8 @@ from flambeau.compiler.schedule.cpu_contraction import CpuShape, register_tile
 PIXELS = 1024
 #: Pixels whose products are written out one after the other; more are a loop.
 UNROLLED = 8
+#: Bytes that are asked for together.
+LINE = 64
 
 
 @dataclass(frozen=True)
@@ -177,11 +179,28 @@ class _Gradient:
         # Each vector of the transposed window is stored whole, over the start of the next.
         line = b.alloca((p.block * p.taps + p.lanes,), self.accumulator)
         for number, tap in enumerate(itertools.product(*[range(n) for n in p.window])):
+            self._ask_ahead(first, channel, number)
             for place, total in enumerate(self._tap(at[0], at[1], tap)):
                 r, v = divmod(place, p.vectors)
                 b.vector_store(total, sums, ((number * p.rows + r) * p.block + v * p.lanes,))
         rows = p.rows if p.features % p.rows == 0 else minimum(p.features - first, p.rows)
         b.for_(0, rows, 1, lambda r, _: self._row(sums, line, first, r, channel))
+
+    def _ask_ahead(self, first: Index, channel: Index, tap: int) -> None:
+        """Ask for a tap's share of the memory that the epilogue works on: short pieces of many rows, which the hardware
+        does not foresee."""
+        p, b = self.plan, self.b
+        step = LINE // self.result.element.itemsize
+        lines = -(-p.block * p.taps // step)
+        share = range(lines * tap // p.taps, lines * (tap + 1) // p.taps)
+
+        def row(r: Index, _: list[Value]) -> None:
+            for line in share:
+                index = (first + r, *decode(channel * p.taps + line * step, self.result.shape[1:]))
+                for buffer, at, written in self.ctx.touched(self.made, index):
+                    b.prefetch(buffer, at, written, 2)
+
+        b.for_(0, p.rows, 1, row)
 
     # -- sums ----------------------------------------------------------------------------------------------------------
     def _tap(self, block: Index, column: Index, tap: Sequence[int]) -> list[Value]:
