@@ -64,12 +64,12 @@ class Function:
 class LoopBuilder(MemoryBuilder):
     """Builds the functions of one module; see the module's text. `functions` holds those that are finished.
 
-    `fma`: the target multiplies and adds with one rounding. Operations are made with `fastmath` (``fast`` changes it):
-    contraction into FMA by default, nothing else. `location` goes to every operation.
+    `fma`: the target multiplies and adds with one rounding; `avx512`: it has `scale` and `table`. Operations are made with
+    `fastmath` (``fast`` changes it): contraction into FMA by default, nothing else. `location` goes to every operation.
     """
 
-    def __init__(self, fma: bool = True) -> None:
-        super().__init__(fma)
+    def __init__(self, fma: bool = True, avx512: bool = False) -> None:
+        super().__init__(fma, avx512)
         self.functions: list[Operation] = []
         self.location: Any = None
 
@@ -143,7 +143,7 @@ class LoopBuilder(MemoryBuilder):
         overlap no other; `alignment` is that of all of them.
         Functions may be made inside one another (they are separate in the module).
         """
-        saved = {k: v for k, v in self.__dict__.items() if k not in ("functions", "exact_fma")}
+        saved = {k: v for k, v in self.__dict__.items() if k not in ("functions", "exact_fma", "avx512")}
         self._forget()
         self.lane, self.lanes, self.mask = None, 0, None
         symbols = [d if isinstance(d, Symbol) else only_symbol(d) for d in dims]

@@ -27,8 +27,8 @@ class Scope:
 class IndexBuilder(ScalarBuilder):
     """The part of `LoopBuilder` that knows which symbol has which SSA value, and where."""
 
-    def __init__(self, fma: bool) -> None:
-        super().__init__(fma)
+    def __init__(self, fma: bool, avx512: bool) -> None:
+        super().__init__(fma, avx512)
         #: The position inside a vector, if code is made for `lanes` elements at once (`LoopBuilder.lanes_of`).
         self.lane: Symbol | None = None
         self.lanes = 0

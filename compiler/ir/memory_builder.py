@@ -17,10 +17,10 @@ from flambeau.compiler.ir.types import pointer as pointer_type
 class MemoryBuilder(IndexBuilder):
     """The part of `LoopBuilder` that reads and writes."""
 
-    def __init__(self, fma: bool) -> None:
+    def __init__(self, fma: bool, avx512: bool) -> None:
         #: In vector code: which lanes exist. Loads and stores leave the others alone.
         self.mask: Value | None = None
-        super().__init__(fma)
+        super().__init__(fma, avx512)
 
     def _forget(self) -> None:
         super()._forget()

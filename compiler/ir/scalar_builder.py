@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flambeau.compiler.dialects.loops import arith, math, vector
+from flambeau.compiler.dialects.loops import arith, math, vector, x86vector
 from flambeau.compiler.dialects.loops.base import LoopOp, is_float, signless
 from flambeau.compiler.ir.core import Value
 from flambeau.compiler.ir.types import ElementType, IndexType, Type, VectorType, element_type
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 class ScalarBuilder:
     """The scalar half of `LoopBuilder`, which gives `value`, `constant` and `index`."""
 
-    def __init__(self, fma: bool) -> None:
+    def __init__(self, fma: bool, avx512: bool) -> None:
         #: `fma` rounds once.
         self.exact_fma = fma
+        #: The target has the instructions of `scale` and `table`.
+        self.avx512 = avx512
         #: The fast-math flags of the float operations made from now on.
         self.fastmath: tuple[str, ...] = ("contract",)
 
@@ -102,6 +104,14 @@ class ScalarBuilder:
         if not self.exact_fma:
             return self.fadd(self.fmul(x, y), z)
         return self.value(vector.Fma() if isinstance(x.type, VectorType) else math.Fma(), x, y, z)
+
+    def scale(self, x: Value, n: Value) -> Value:
+        """x times two to the power floor(n), n a float, rounded once; where `avx512`."""
+        return self._binary(x86vector.Scale(), x, n)
+
+    def table(self, entries: Sequence[float], position: Value) -> Value:
+        """One of 16 f32 numbers, by the last four bits of an i32; where `avx512`."""
+        return self.value(x86vector.Table(tuple(entries)), position)
 
     def sqrt(self, x: Value) -> Value:
         return self.value(math.Sqrt(), x)

@@ -34,7 +34,7 @@ from flambeau.compiler.passes.fuse import (
     domain_of,
     family_of,
 )
-from flambeau.compiler.targets.cpu import has_f16_conversion, has_fma
+from flambeau.compiler.targets.cpu import has_avx512, has_f16_conversion, has_fma
 from flambeau.compiler.targets.machine import TargetDescription
 
 Single = Callable[[LoweringContext, Operation, "Value | None"], None]
@@ -105,7 +105,7 @@ def lower_kernel(kernel: Kernel, name: str, target: TargetDescription) -> Lowere
     """Loop-level functions of one kernel for a CPU."""
     graph = kernel.graph
     symbols = tuple(dict.fromkeys(_all_symbols(graph)))
-    b = LoopBuilder(fma=has_fma(target))
+    b = LoopBuilder(fma=has_fma(target), avx512=has_avx512(target))
     e = ElementBuilder(b, f16_instructions=has_f16_conversion(target))
     ctx = LoweringContext(b, e, target)
     buffers = [*graph.parameters, *graph.results]

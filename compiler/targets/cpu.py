@@ -32,6 +32,11 @@ def has_fma(target: TargetDescription) -> bool:
     return target.has("fma") or _level_3(target)
 
 
+def has_avx512(target: TargetDescription) -> bool:
+    """Does the target have AVX-512's foundation, and is worth its registers?"""
+    return target.architecture == "x86_64" and target.vector_bits >= 512 and target.has("avx512f")
+
+
 def has_f16_conversion(target: TargetDescription) -> bool:
     """Does the target convert between f16 and f32 in one instruction?"""
     return target.architecture in ("aarch64", "arm64") or target.has("f16c") or _level_3(target)

@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from flambeau.compiler.ir.opdef import OpDef
-from flambeau.compiler.targets import llvm_control, llvm_memory
+from flambeau.compiler.targets import llvm_avx512, llvm_control, llvm_memory
 from flambeau.compiler.targets.llvm_body import Body, Handler, Module
 from flambeau.compiler.targets.llvm_types import literal, llvm_type, memory_type, suffix
 
-HANDLERS: dict[type[OpDef], Handler] = {**llvm_control.HANDLERS, **llvm_memory.HANDLERS}
+HANDLERS: dict[type[OpDef], Handler] = {
+    **llvm_control.HANDLERS,
+    **llvm_memory.HANDLERS,
+    **llvm_avx512.HANDLERS,
+}
 
 
 def new_module(scalars: Mapping[str, str], attributes: str, kernel: str = "") -> Module:

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from flambeau.compiler.ir.builder import LoopBuilder
-from flambeau.compiler.targets.cpu import compile_functions, has_fma
+from flambeau.compiler.targets.cpu import compile_functions, has_avx512, has_fma
 from flambeau.compiler.targets.machine import host_target
 from flambeau.runtime.engine import default_engine
 
 
 def new_builder() -> LoopBuilder:
     """A builder for this machine."""
-    return LoopBuilder(fma=has_fma(host_target()))
+    target = host_target()
+    return LoopBuilder(fma=has_fma(target), avx512=has_avx512(target))
 
 
 def aligned(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

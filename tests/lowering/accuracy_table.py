@@ -18,6 +18,7 @@ import torch
 from flambeau.compiler.lowering.mathlib import FUNCTIONS
 from tests.lowering.llvm_builder import Compiled, LlvmBuilder, Value
 from tests.lowering.mathlib_reference import (
+    AVX512,
     DOMAINS,
     EXACT,
     NUMPY,
@@ -38,11 +39,12 @@ values (infinities, NaN, signed zeros, subnormal numbers) are as in C99. Written
 - **f32**: {coverage} as argument (two arguments: samples), against our own f64 function, or PyTorch's for the
   functions that are computed in f64; *at* is an argument with this error.
 - **f32 without FMA**: every 257th f32 number, on a target where a fused multiply-add becomes two instructions.
+- **f32 with AVX-512**: as the first column, for functions that have another form there.
 - **f64**: samples against mpmath, over the whole domain and close to the hard points.
 - **operations**: scalar instructions of the f32 (f64) function; there are no branches and no calls.
 
-| function | f32 | at | f32 without FMA | f64 | at | operations |
-|---|---|---|---|---|---|---|"""
+| function | f32 | at | f32 without FMA | f32 with AVX-512 | f64 | at | operations |
+|---|---|---|---|---|---|---|---|"""
 
 FOOTER = """
 sin, cos and tan hold for every finite argument. lgamma and digamma of negative arguments in f64 are not in the table:
@@ -56,15 +58,15 @@ def operations(name: str, type: str) -> int:
     return len(b.lines)
 
 
-def worst_f32(name: str, quick: bool) -> tuple[float, str]:
+def worst_f32(name: str, quick: bool, avx512: bool = False) -> tuple[float, str]:
     if quick:
         x = f32_patterns(257)
-        y = Compiled(FUNCTIONS[name, "f32"], "f32")(x)
+        y = Compiled(FUNCTIONS[name, "f32"], "f32", avx512=avx512)(x)
         pairs: Iterable[tuple[np.ndarray, np.ndarray]] = [
             (x, ulp_errors_f32(y, NUMPY[name](x.astype(np.float64))))
         ]
     else:
-        pairs = all_f32_errors(name)
+        pairs = all_f32_errors(name, avx512)
     worst, where = 0.0, ""
     for x, errors in pairs:
         i = int(np.argmax(errors))
@@ -99,7 +101,8 @@ def row(name: str, quick: bool) -> str:
     ]
     i = int(np.argmax(double))
     double_at = ", ".join(f"{a[i]:.17g}" for a in samples)
-    return f"| {name} | {single:.2f} | {single_at} | {plain:.2f} | {double[i]:.2f} | {double_at} | {count} |"
+    wide = f"{worst_f32(name, quick, avx512=True)[0]:.2f}" if name in AVX512 else ""
+    return f"| {name} | {single:.2f} | {single_at} | {plain:.2f} | {wide} | {double[i]:.2f} | {double_at} | {count} |"
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +23,11 @@ class Value:
 
 @dataclass
 class LlvmBuilder:
-    """Satisfies mathlib's ``Builder`` protocol. With ``exact_fma`` False, fma is a multiplication and an addition."""
+    """Satisfies mathlib's ``Builder`` protocol. With ``exact_fma`` False, fma is a multiplication and an addition. With
+    ``avx512``, the instructions that mathlib wants there are made from others, so that any machine tests them."""
 
     exact_fma: bool = True
+    avx512: bool = False
     lines: list[str] = field(default_factory=list)
     declarations: set[str] = field(default_factory=set)
 
@@ -73,6 +75,25 @@ class LlvmBuilder:
 
     def fma(self, x: Value, y: Value, z: Value) -> Value:
         return self.call("fma", x, y, z) if self.exact_fma else self.fadd(self.fmul(x, y), z)
+
+    def scale(self, x: Value, n: Value) -> Value:
+        number = self.select(self.fcmp("oeq", n, n), n, self.const(n.type, 0.0))
+        if x.type == "f64":
+            self.declarations.add("declare double @llvm.ldexp.f64.i32(double, i32)")
+            power = self.convert("fptosi", number, "i32")
+            return self.emit("f64", f"call double @llvm.ldexp.f64.i32(double {x.text}, i32 {power.text})")
+        # f64 has room for the product, so that only the conversion rounds.
+        biased = self.iadd(self.convert("fptosi", number, "i64"), self.const("i64", 1023))
+        power = self.bitcast(self.shl(biased, self.const("i64", 52)), "f64")
+        return self.fptrunc(self.fmul(self.fpext(x, "f64"), power), "f32")
+
+    def table(self, entries: Sequence[float], position: Value) -> Value:
+        values = ", ".join(f"float {self.const('f32', e).text}" for e in entries)
+        name = f"@table{len(self.lines)}"
+        self.declarations.add(f"{name} = internal constant [{len(entries)} x float] [{values}]")
+        place = self.iand(position, self.const("i32", len(entries) - 1))
+        address = self.emit("ptr", f"getelementptr [16 x float], ptr {name}, i32 0, i32 {place.text}")
+        return self.emit("f32", f"load float, ptr {address.text}")
 
     def sqrt(self, x: Value) -> Value:
         return self.call("sqrt", x)
@@ -152,9 +173,8 @@ class LlvmBuilder:
         return self.convert("sext", x, type)
 
 
-def loop_text(function: Callable[..., Any], type: str, arity: int, exact_fma: bool) -> str:
+def loop_text(function: Callable[..., Any], type: str, arity: int, b: LlvmBuilder) -> str:
     """A module with void f(in0, ..., out, n) that applies ``function`` to arrays."""
-    b = LlvmBuilder(exact_fma)
     result = function(b, *(Value(f"%x{i}", type) for i in range(arity)))
     t = _LLVM[type]
     loads = "\n".join(
@@ -186,11 +206,16 @@ class Compiled:
     """``function`` as a NumPy function on contiguous arrays of one type."""
 
     def __init__(
-        self, function: Callable[..., Any], type: str, arity: int = 1, exact_fma: bool = True
+        self,
+        function: Callable[..., Any],
+        type: str,
+        arity: int = 1,
+        exact_fma: bool = True,
+        avx512: bool = False,
     ) -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        module = llvm.parse_assembly(loop_text(function, type, arity, exact_fma))
+        module = llvm.parse_assembly(loop_text(function, type, arity, LlvmBuilder(exact_fma, avx512)))
         machine = llvm.Target.from_default_triple().create_target_machine(
             cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
         )

@@ -170,20 +170,56 @@ def two_over_pi() -> None:
             split(name, value, 3, 53, f"2/pi without its first {cut} binary places")
 
 
+def _erf_centre(start: Number, tries: int) -> tuple[Number, Number]:
+    """An f32 number behind `start` where erf is almost exactly an f32 number, so that a constant term there costs no
+    accuracy; and that number."""
+    centre = np.float32(float(start))
+    best = (mp.mpf(1), centre)
+    for _ in range(tries):
+        value = mp.erf(float(centre))
+        best = min(best, (abs(value - float(np.float32(float(value)))), centre), key=lambda pair: pair[0])
+        centre = np.nextafter(centre, np.float32(9))
+    at = mp.mpf(float(best[1]))
+    return at, mp.mpf(float(np.float32(float(mp.erf(at)))))
+
+
+def _erf_table() -> None:
+    """erf around 16 centres, one in each interval of equal width up to 3.93. The polynomials add to the larger of t and erf
+    at the centre: t in the first interval, where the centre is 0, and erf in the others, since t is at most 0.13."""
+    width = mp.mpf("3.93") / mp.mpf("15.49")
+    columns: list[list[float]] = []
+    worst = 0.0
+    for i in range(16):
+        centre, constant = (mp.mpf(0), mp.mpf(0)) if i == 0 else _erf_centre(i * width, 400)
+
+        def slope(t: Number, centre: Number = centre, constant: Number = constant) -> Number:
+            return (mp.erf(centre + t) - max(t, constant)) / t
+
+        def weight(t: Number, centre: Number = centre) -> Number:
+            return abs(t) / mp.erf(centre + t)
+
+        low = mp.mpf("1e-6") if i == 0 else (i - mp.mpf("0.5")) * width - centre
+        coefficients, error = fit(slope, low, (i + mp.mpf("0.5")) * width - centre, 4, weight, True)
+        worst = max(worst, error)
+        columns.append([float(centre), float(constant), *coefficients])
+    emit(
+        "ERF_WIDTH_F32",
+        "the width of the intervals of the table, inverted",
+        [float(np.float32(float(1 / width)))],
+    )
+    emit(
+        "ERF_TABLE_F32",
+        f"for intervals a centre, erf there, and (erf(c + t) - max(t, erf(c))) / t; error 2**{math.log2(worst):.1f}",
+        [column[row] for row in range(7) for column in columns],
+    )
+
+
 def error_functions() -> None:
     erf: Function = lambda z: mp.erf(mp.sqrt(z)) / mp.sqrt(z) - 1  # noqa: E731
     absolute: Function = lambda z: 1 / (1 + erf(z))  # noqa: E731
     polynomial("ERF_F32", "erf(x) / x - 1 in x**2", erf, 0, 1.21, 7, absolute, single=True)
     polynomial("ERF_F64", "erf(x) / x - 1 in x**2", erf, 0, 1, 12, absolute)
-    # A centre where erf is almost exactly an f32 number, so that the constant term costs no accuracy.
-    centre = np.float32(2.3)
-    best = (mp.mpf(1), centre)
-    for _ in range(3000):
-        value = mp.erf(float(centre))
-        best = min(best, (abs(value - float(np.float32(float(value)))), centre), key=lambda pair: pair[0])
-        centre = np.nextafter(centre, np.float32(9))
-    t0 = mp.mpf(float(best[1]))
-    c0 = mp.mpf(float(np.float32(float(mp.erf(t0)))))
+    t0, c0 = _erf_centre(2.3, 3000)
     emit(
         "ERF_CENTRE_F32",
         "a number whose erf is an f32 number to 2**-39, and that erf",
@@ -193,6 +229,7 @@ def error_functions() -> None:
         "ERF_LARGE_F32", "(erf(c + t) - erf(c)) / t", lambda t: (mp.erf(t0 + t) - c0) / t,
         mp.mpf("1.1") - t0, mp.mpf("3.93") - t0, 12, abs, single=True,
     )  # fmt: skip
+    _erf_table()
     for name, k, largest, degree in (("ERFCX_SHORT", 2.5, "10.1", 9), ("ERFCX_F64", 4.0, "27.3", 20)):
 
         def scaled(t: Number, k: Number = k) -> Number:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,15 @@ class NumpyBuilder:
     """Satisfies mathlib's ``Builder`` protocol; values are NumPy arrays. Call under ``np.errstate(all="ignore")``."""
 
     exact_fma = True
+
+    def __init__(self, avx512: bool = False) -> None:
+        self.avx512 = avx512
+
+    def scale(self, x: Array, n: Array) -> Array:
+        return np.ldexp(x, np.floor(np.nan_to_num(n)).astype(np.int32))
+
+    def table(self, entries: Sequence[float], position: Array) -> Array:
+        return np.asarray(entries, np.float32)[position & 15]
 
     def const(self, type: str, value: float | int) -> Array:
         return np.asarray(value).astype(_DTYPES[type])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from flambeau.compiler.lowering.mathlib import FUNCTIONS
-from tests.lowering.llvm_builder import Compiled
+from tests.lowering.llvm_builder import Compiled, LlvmBuilder, Value
 from tests.lowering.mathlib_reference import (
+    AVX512,
     BOUNDS,
     DOMAINS,
     EXACT,
@@ -70,12 +71,43 @@ def test_f32_sampled(name: str, exact_fma: bool) -> None:
     assert errors[worst] <= BOUNDS[name][0], f"{name}({x[worst]!r})"
 
 
-@pytest.mark.parametrize("name", UNARY)
-def test_the_sweep_measures_right(name: str) -> None:
+def test_which_functions_use_avx512() -> None:
+    def text(name: str, type: str, avx512: bool) -> list[str]:
+        b = LlvmBuilder(avx512=avx512)
+        FUNCTIONS[name, type](b, *(Value(f"%x{i}", type) for i in range(1 + (name in BINARY))))
+        return b.lines
+
+    differing = {name for name, type in FUNCTIONS if text(name, type, False) != text(name, type, True)}
+    assert differing == set(AVX512)
+
+
+@pytest.mark.parametrize("name", AVX512)
+def test_with_avx512(name: str) -> None:
+    x = f32_patterns(4099)
+    exact = NUMPY[name](x.astype(float))
+    errors = ulp_errors_f32(Compiled(FUNCTIONS[name, "f32"], "f32", avx512=True)(x), exact)
+    worst = int(np.argmax(errors))
+    assert errors[worst] <= BOUNDS[name][0], f"{name}({x[worst]!r})"
+    wide = f64_samples(name, 400, np.random.default_rng(11))
+    for argument, value in zip(wide, Compiled(FUNCTIONS[name, "f64"], "f64", avx512=True)(wide)):
+        assert ulp_error_f64(value, EXACT[name](mp.mpf(float(argument)))) <= BOUNDS[name][1], argument
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("name", AVX512)
+def test_f32_all_with_avx512(name: str) -> None:
+    for x, errors in all_f32_errors(name, avx512=True):
+        worst = int(np.argmax(errors))
+        assert errors[worst] <= BOUNDS[name][0], f"{name}({x[worst]!r})"
+
+
+@pytest.mark.parametrize("name, avx512", [(n, False) for n in UNARY] + [(n, True) for n in AVX512])
+def test_the_sweep_measures_right(name: str, avx512: bool) -> None:
     """The error computed inside the compiled loop, which the sweep over all f32 numbers relies on."""
     x = f32_patterns(65_537)
-    y, exact = (Compiled(FUNCTIONS[name, type], type)(x) for type in ("f32", "f64"))
-    measured = Compiled(f32_error_against_f64(name), "f32")
+    y = Compiled(FUNCTIONS[name, "f32"], "f32", avx512=avx512)(x)
+    exact = Compiled(FUNCTIONS[name, "f64"], "f64")(x)
+    measured = Compiled(f32_error_against_f64(name, avx512), "f32")
     np.testing.assert_allclose(measured(x), ulp_errors_f32(y, exact), rtol=1e-6, atol=1e-6)
 
 
@@ -115,12 +147,12 @@ def test_f64_negative_arguments(name: str) -> None:
         assert abs(value - exact) <= 1e-15 * scale, f"{name}({argument!r}) = {value!r}"
 
 
-@pytest.mark.parametrize("name", UNARY)
+@pytest.mark.parametrize("name, avx512", [(n, False) for n in UNARY] + [(n, True) for n in AVX512])
 @pytest.mark.parametrize("type", ["f32", "f64"])
-def test_special_values(name: str, type: str) -> None:
+def test_special_values(name: str, avx512: bool, type: str) -> None:
     """Infinities, NaN, signed zeros and the edges of the domain, exactly as NumPy and PyTorch have them."""
     x = np.array([0.0, -0.0, 1.0, -1.0, 2.0, -2.0, np.inf, -np.inf, np.nan], DTYPES[type])
-    got = Compiled(FUNCTIONS[name, type], type)(x)
+    got = Compiled(FUNCTIONS[name, type], type, avx512=avx512)(x)
     expected = NUMPY[name](x.astype(np.float64)).astype(x.dtype)
     if name == "erfinv":
         expected[1] = -0.0  # odd; PyTorch's polynomial loses the sign
@@ -176,9 +208,9 @@ def test_binary_f64(name: str) -> None:
         assert error <= BOUNDS[name][1], (name, a, b, value)
 
 
-@pytest.mark.parametrize("name", UNARY + BINARY)
+@pytest.mark.parametrize("name, avx512", [(n, False) for n in UNARY + BINARY] + [(n, True) for n in AVX512])
 @pytest.mark.parametrize("type", ["f32", "f64"])
-def test_both_builders_agree(name: str, type: str) -> None:
+def test_both_builders_agree(name: str, avx512: bool, type: str) -> None:
     """Bit for bit: nothing depends on the code generator (the NumPy builder's f64 fma is exact only in range, so
     f64 stays within moderate arguments)."""
     arity = 2 if name in BINARY else 1
@@ -190,4 +222,5 @@ def test_both_builders_agree(name: str, type: str) -> None:
         x = f64_samples(name, 2000, np.random.default_rng(3))
         arguments = [x[(np.abs(x) > 2.0**-400) & (np.abs(x) < 2.0**400)]]
     function = FUNCTIONS[name, type]
-    assert same(Compiled(function, type, arity)(*arguments), function(NumpyBuilder(), *arguments)).all()
+    compiled = Compiled(function, type, arity, avx512=avx512)
+    assert same(compiled(*arguments), function(NumpyBuilder(avx512), *arguments)).all()

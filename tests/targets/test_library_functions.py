@@ -11,10 +11,12 @@ from flambeau.compiler.ir.builder import LoopBuilder
 from flambeau.compiler.ir.types import element_type, memref
 from flambeau.compiler.lowering.elements import ElementBuilder
 from flambeau.compiler.lowering.mathlib import FUNCTIONS
-from flambeau.compiler.targets.cpu import emit_ir, has_fma
+from flambeau.compiler.targets.cpu import emit_ir, has_avx512, has_fma
 from flambeau.compiler.targets.machine import cross_target, emit_assembly, emit_object, host_target
 from flambeau.runtime.engine import default_engine
 from tests.loops.jit import aligned, compiled, new_builder
+from tests.lowering.mathlib_reference import AVX512
+from tests.lowering.numpy_builder import NumpyBuilder
 
 TWO_OPERANDS = {"atan2", "pow", "hypot"}
 
@@ -45,14 +47,30 @@ def test_lanes_give_the_same_bits(name, kind):
     x[:6] = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0]
     x, y = aligned(x.astype(element.numpy)), aligned(x[::-1].astype(element.numpy))
     results = []
-    for lanes in (0, 8):
+    for lanes in (0, 8, 16, 32):
         b = new_builder()
         emit(b, name, element, lanes)
         z = aligned(np.zeros(64, element.numpy))
         compiled(b, "f", 2)(x, y, z)
         results.append(z)
-    np.testing.assert_array_equal(results[0], results[1])
+    for other in results[1:]:
+        np.testing.assert_array_equal(results[0], other)
     assert np.isfinite(results[0]).any()
+
+
+@pytest.mark.skipif(not has_avx512(host_target()), reason="instructions of AVX-512")
+@pytest.mark.parametrize(("name", "kind"), [(n, k) for n in AVX512 for k in ("f32", "f64")], ids=str)
+def test_avx512_instructions_do_what_the_builders_of_the_tests_say(name, kind):
+    element = element_type(kind)
+    x = np.random.default_rng(0).standard_normal(64) * 40
+    x[:9] = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -100.0, -103.9, 88.7]
+    x = aligned(x.astype(element.numpy))
+    b = new_builder()
+    emit(b, name, element, 16)
+    z = aligned(np.zeros(64, element.numpy))
+    compiled(b, "f", 2)(x, x, z)
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(z, FUNCTIONS[name, kind](NumpyBuilder(avx512=True), x))
 
 
 @pytest.mark.parametrize("triple", ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"])

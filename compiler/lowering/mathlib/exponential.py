@@ -1,8 +1,9 @@
 """exp, exp2, expm1 and the pieces of exp that others use.
 
 Method: x = n ln 2 + r with |r| <= ln(2) / 2 (Cody and Waite 1980, two-part ln 2), exp(r) = 1 + r + r**2 q(r), and 2**n
-from its exponent field, in two factors so that subnormal results and the last binade come out right. n is
-made by adding 1.5 * 2**mantissa, which leaves it in the low bits: no conversion to integer, so NaN needs no care.
+from its exponent field, in two factors so that subnormal results and the last binade come out right (AVX-512 has an
+instruction for that). n is made by adding 1.5 * 2**mantissa, which leaves it in the low bits: no conversion to integer,
+so NaN needs no care.
 """
 
 from __future__ import annotations
@@ -36,9 +37,13 @@ def reduce_exp(x: Real[V], offset: int) -> tuple[Real[V], Real[V]]:
     """(t, r) with x = n ln 2 + r and n + offset in the low bits of t."""
     shift = magic(x.fmt) + offset
     t = x.fma(LOG2_E, shift)
-    n = t - shift
+    return t, after_multiples(x, t - shift)
+
+
+def after_multiples(x: Real[V], n: Real[V]) -> Real[V]:
+    """x - n ln 2."""
     hi, lo = _LN2[x.fmt]
-    return t, n.fma(-lo, n.fma(-hi, x))
+    return n.fma(-lo, n.fma(-hi, x))
 
 
 def power(t: Real[V]) -> Real[V]:
@@ -76,6 +81,10 @@ def exp(b: Builder[V], x: V, fmt: Format) -> V:
     """e**x."""
     value = Real(b, x, fmt)
     value = value.at_least(-104.0).at_most(89.0) if fmt is F32 else value.at_least(-746.0).at_most(710.0)
+    if b.avx512:
+        shift = magic(fmt)
+        n = value.fma(LOG2_E, shift) - shift
+        return (expm1_reduced(after_multiples(value, n)) + 1.0).scale(n).v
     t, r = reduce_exp(value, 2 * fmt.bias)
     return scaled_exp(expm1_reduced(r), t).v
 
@@ -84,6 +93,9 @@ def exp2(b: Builder[V], x: V, fmt: Format) -> V:
     """2**x: x = n + r exactly, 2**r = 1 + r ln 2 + r**2 q(r) with ln 2 in two parts."""
     value = Real(b, x, fmt)
     value = value.at_least(-151.0).at_most(129.0) if fmt is F32 else value.at_least(-1076.0).at_most(1025.0)
+    if b.avx512:
+        n = (value + magic(fmt)) - magic(fmt)
+        return (exp2m1_reduced(value - n) + 1.0).scale(n).v
     shift = magic(fmt) + 2 * fmt.bias
     t = value + shift
     r = value - (t - shift)

@@ -102,6 +102,10 @@ class Int(Generic[V]):
     def bitcast(self) -> Real[V]:
         return Real(self.b, self.b.bitcast(self.v, self.fmt.type), self.fmt)
 
+    def look_up(self, entries: Sequence[float]) -> Real[V]:
+        """The f32 number among 16 that the last four bits say; where the builder has `avx512`."""
+        return Real(self.b, self.b.table(entries, self.v), self.fmt)
+
     def to_real(self) -> Real[V]:
         return Real(self.b, self.b.sitofp(self.v, self.fmt.type), self.fmt)
 
@@ -154,6 +158,10 @@ class Real(Generic[V]):
     def fma(self, y: Real[V] | float, z: Real[V] | float) -> Real[V]:
         """self * y + z."""
         return self._make(self.b.fma(self.v, self.lift(y), self.lift(z)))
+
+    def scale(self, n: Real[V]) -> Real[V]:
+        """self * 2**n for a whole n, rounded once; where the builder has `avx512`."""
+        return self._make(self.b.scale(self.v, n.v))
 
     def sqrt(self) -> Real[V]:
         return self._make(self.b.sqrt(self.v))

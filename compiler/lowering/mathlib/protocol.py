@@ -8,6 +8,7 @@ of ``num.two_prod``.) Integer operations wrap.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Protocol, TypeVar
 
 V = TypeVar("V")
@@ -24,6 +25,16 @@ class Builder(Protocol[V]):
     def exact_fma(self) -> bool:
         """Whether ``fma`` rounds once. Where the target has no such instruction the builder may multiply, round and
         add instead, and says False here; error-free products are then made by splitting."""
+
+    @property
+    def avx512(self) -> bool:
+        """Whether `scale` and `table`, instructions of AVX-512, are there."""
+
+    def scale(self, x: V, n: V) -> V:
+        """x times two to the power floor(n), n a float, rounded once."""
+
+    def table(self, entries: Sequence[float], position: V) -> V:
+        """One of 16 f32 numbers, by the last four bits of an i32."""
 
     def const(self, type: ScalarType, value: float | int) -> V: ...
 
