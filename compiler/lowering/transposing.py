@@ -1,8 +1,14 @@
 """Elementwise kernels that read an operand across its rows: transposes, and what is fused with them.
 
 Along the result's last axis such an operand's elements lie far apart, along another axis side by side. Squares of
-`lanes` x `lanes` elements are read along that axis, transposed in registers, and kept on the stack; then the element
-functions run on the square's rows as they would on memory.
+`lanes` x `lanes` elements are read along that axis and transposed in registers; then the element functions run on the square's
+rows as they would on memory, from registers or, where they are long, from the stack.
+
+Results that go past the caches are limited by memory, which wants three things. Stores should complete two neighbouring lines
+soon after one another, so squares are done in pairs. The operand should be read in long runs, which the processor does not see
+in the order of the squares, so the next squares' lines are prefetched row by row. And vectors should not straddle lines, each
+of which would be read twice, since a power of two between rows lets none of them stay in L1: squares begin where a line of
+the operand does, and the first and the last ones overlap their neighbours.
 """
 
 from __future__ import annotations
@@ -12,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flambeau.compiler.ir.core import Value
-from flambeau.compiler.ir.dims import Dim, Index, Symbol, minimum, product, recombine
+from flambeau.compiler.ir.dims import Dim, Index, Symbol, maximum, minimum, product, recombine
+from flambeau.compiler.ir.types import index as index_type
 from flambeau.compiler.lowering.context import LoweringContext, tensor_of
 from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
 from flambeau.compiler.lowering.elements import Scalar, register_type
@@ -25,6 +32,8 @@ Position = tuple[Index, ...]
 
 #: Rows of the result, in squares, that a task walks along together: each reads this many cache lines of a row in turn.
 DOWN = 8
+#: Up to which cost of an element the rows of a square are computed from registers, each by code of its own.
+SHORT = 4
 
 
 @dataclass(frozen=True)
@@ -117,27 +126,61 @@ class _Squares:
         self.ctx, self.values, self.crossing, self.results, self.past = ctx, values, crossing, results, past
         self.shape = tensor_of(values[0]).shape
         self.b = LoopEmitter(ctx.b, ctx.e.half)
+        cost = sum(probe(v, axis_symbols(self.shape), lambda v: v not in ctx.memory).cost for v in values)
+        self.short = cost <= SHORT and len(crossing.reads) == 1
+        # Squares that overlap compute some elements twice, from what they were before: `past` results lie on no operand.
+        rows = self.shape[crossing.axis]
+        self.overlapping = bool(past) and isinstance(rows, int) and rows >= ctx.lanes
 
     def emit(self) -> None:
         ctx, axis, lanes = self.ctx, self.crossing.axis, self.ctx.lanes
         rows, columns = self.shape[axis], self.shape[-1]
         outer = tuple(d for a, d in enumerate(self.shape[:-1]) if a != axis)
         reach = DOWN * lanes
-        blocks = (rows + reach - 1) // reach
+        pair = 2 * lanes if self.past and isinstance(columns, int) and columns % (2 * lanes) == 0 else lanes
+        shift = self._behind_line() if self.overlapping else 0
+        blocks = (rows + (lanes - 1 if self.overlapping else 0) + reach - 1) // reach
         with ctx.rows((*outer, blocks), product(self.shape) * len(self.values)) as at:
             scratch = {n: self._scratch(n) for n in self.crossing.reads}
-            low = at[-1] * reach
-            high = (
-                low + reach if not isinstance(rows, Dim) and rows % reach == 0 else minimum(low + reach, rows)
-            )
+            low = at[-1] * reach - shift
+            squares = minimum((rows - low + lanes - 1) // lanes, DOWN)
 
             def across(column: Index, _: list[Value]) -> None:
-                def down(row: Index, _: list[Value]) -> None:
-                    self._square(at[:-1], row, column, scratch)
+                def down(square: Index, _: list[Value]) -> None:
+                    if self.past:
+                        self._prefetch(at[:-1], low, square, column + pair, pair)
+                    row = low + square * lanes
+                    if self.overlapping:
+                        row = minimum(maximum(row, 0), rows - lanes)
+                    for c in range(0, pair, lanes):
+                        self._square(at[:-1], row, column + c, scratch)
 
-                self.b.for_(low, high, lanes, down)
+                self.b.for_(0, squares, 1, down)
 
-            self.b.for_(0, columns, lanes, across)
+            self.b.for_(0, columns, pair, across)
+
+    def _behind_line(self) -> Index:
+        """How many elements behind the start of a vector the operand begins."""
+        ctx, b = self.ctx, self.ctx.b
+        found = accesses(ctx, self.values, tuple(0 for _ in self.shape))
+        assert found is not None
+        value, _ = found[self.crossing.reads[0]]
+        size = tensor_of(value).element.itemsize
+        inside = b.iand(b.address(ctx.memory[value]), b.constant(index_type, ctx.lanes * size - 1))
+        elements = b.lshr(inside, b.constant(index_type, size.bit_length() - 1))
+        return b.symbol(elements, 0, ctx.lanes - 1)
+
+    def _prefetch(self, outer: Position, low: Index, square: Index, column: Index, lines: int) -> None:
+        """The share of one step in the lines that the next `lines` columns will read: some runs of `DOWN` lines."""
+        ctx = self.ctx
+        for number in self.crossing.reads:
+            for line in range(lines):
+                run, place = divmod(line, DOWN)
+                index = self._index(outer, low + place * ctx.lanes, column + square * (lines // DOWN) + run)
+                found = accesses(ctx, self.values, index)
+                assert found is not None
+                value, at = found[number]
+                ctx.b.prefetch(ctx.memory[value], at, locality=2)
 
     def _scratch(self, number: int) -> Value:
         found = accesses(self.ctx, self.values, axis_symbols(self.shape))
@@ -160,14 +203,25 @@ class _Squares:
 
     def _square(self, outer: Position, row: Index, column: Index, scratch: dict[int, Any]) -> None:
         ctx, lanes = self.ctx, self.ctx.lanes
-        down = self._left(row, self.shape[self.crossing.axis])
+        down = lanes if self.overlapping else self._left(row, self.shape[self.crossing.axis])
         across = self._left(column, self.shape[-1])
+        turned = {
+            number: transpose(self.b, self._read(number, outer, row, down, column, across))
+            for number in scratch
+        }
+        if self.short and down == lanes:
+            for r in range(lanes):
+                self._row(self._index(outer, row + r, column), across, {n: x[r] for n, x in turned.items()})
+            return
         for number, buffer in scratch.items():
-            for r, x in enumerate(transpose(self.b, self._read(number, outer, row, down, column, across))):
+            for r, x in enumerate(turned[number]):
                 ctx.b.vstore(x, buffer, (r * lanes,))
-        self.b.for_(
-            0, down, 1, lambda r, _: self._row(self._index(outer, row + r, column), r, across, scratch)
-        )
+
+        def one(r: Index, _: list[Value]) -> None:
+            loaded = {n: ctx.b.vload(buffer, (r * lanes,), lanes) for n, buffer in scratch.items()}
+            self._row(self._index(outer, row + r, column), across, loaded)
+
+        self.b.for_(0, down, 1, one)
 
     def _read(
         self, number: int, outer: Position, row: Index, down: Index, column: Index, across: Index
@@ -184,17 +238,16 @@ class _Squares:
                 vectors.append(ctx.spread(ctx.e.load(ctx.memory[value], at).value))
         return vectors
 
-    def _row(self, index: Position, r: Index, across: Index, scratch: dict[int, Any]) -> None:
-        """The group's elements in one row of a square."""
+    def _row(self, index: Position, across: Index, read: dict[int, Value]) -> None:
+        """The group's elements in one row of a square; `read` has what its crossing accesses give."""
         ctx, lanes = self.ctx, self.ctx.lanes
         known: dict[Value, dict[Position, Scalar]] = {}
         with ctx.b.lanes_of(lanes, None if across == lanes else across) as lane:
             index = (*index[:-1], index[-1] + lane)
             found = accesses(ctx, self.values, index)
             assert found is not None
-            for number, buffer in scratch.items():
+            for number, x in read.items():
                 value, at = found[number]
-                x = ctx.b.vload(buffer, (r * lanes,), lanes)
                 known.setdefault(value, {})[at] = Scalar(x, tensor_of(value).element)
             for value in known:
                 ctx.overrides[value] = lambda at, v=value: known[v].get(at)  # type: ignore[misc]
