@@ -2,8 +2,9 @@
 
 As one product with im2col, each input element would be packed once a tap, and the padding around small images multiplied.
 Here both operands are packed once, pixel by pixel with neighbouring features side by side; a tap's sum then runs over those
-pixels that have an input under the tap. Vectors run along the input's features. The window lies innermost in the result, so
-a task's sums are transposed on the stack before they leave through the epilogue, in long runs.
+pixels that have an input under the tap, some images or rows of pixels at a time, which stay in the cache for all taps.
+Vectors run along the input's features. The window lies innermost in the result, so a task's sums are transposed on the
+stack before they leave through the epilogue, in long runs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from flambeau.compiler.dialects.graph.contraction import accumulator_of, decode
 from flambeau.compiler.dialects.graph.convolution import Convolution
 from flambeau.compiler.ir.core import Operation
-from flambeau.compiler.ir.dims import Index, minimum
+from flambeau.compiler.ir.dims import Index, maximum, minimum
 from flambeau.compiler.ir.types import ElementType, TensorType
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.contraction_emitter import Buffer, LoopEmitter, Value
@@ -23,10 +24,13 @@ from flambeau.compiler.lowering.contraction_packing import Packer, Panel
 from flambeau.compiler.lowering.contraction_problem import Operand, ceil_div
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.microkernel import transpose
-from flambeau.compiler.schedule.cpu_contraction import CpuShape, register_tile
+from flambeau.compiler.schedule.cpu_contraction import CpuShape, balanced, register_tile
 
-#: Images of more pixels than this keep im2col: there the padding is little, and the operands do not stay in the cache.
-PIXELS = 1024
+#: Pixels whose products are summed before their sum joins the others: the rounding error grows with the root of their number.
+#: The operands' parts of them are in L2.
+PIXELS = 512
+#: Windows with more taps than this have long code.
+TAPS = 25
 #: Pixels whose products are written out one after the other; more are a loop.
 UNROLLED = 8
 #: Bytes that are asked for together.
@@ -37,7 +41,8 @@ LINE = 64
 class GradientPlan:
     """`rows` features of the cotangent by `vectors * lanes` of the input, for each of `window` taps.
 
-    `counts` are the cotangent's pixels, `sizes` the input's.
+    `counts` are the cotangent's pixels, `sizes` the input's. Sums go over `together` images, and `band` rows of the cotangent,
+    at a time.
     """
 
     images: Index
@@ -49,6 +54,8 @@ class GradientPlan:
     lanes: int
     rows: int
     vectors: int
+    together: int
+    band: int
 
     @property
     def block(self) -> int:
@@ -58,6 +65,11 @@ class GradientPlan:
     @property
     def taps(self) -> int:
         return _size(self.window)
+
+    @property
+    def at_once(self) -> bool:
+        """Is everything summed at a time?"""
+        return isinstance(self.images, int) and self.images <= self.together and self.band == self.counts[0]
 
     @property
     def input_elements(self) -> Index:
@@ -93,16 +105,18 @@ def gradient_plan(op: Convolution, x: TensorType, g: TensorType, cpu: CpuShape) 
     counts = _numbers(g.shape[2:])
     accumulator = accumulator_of(x.element, result.element)
     lanes = max(1, cpu.vector_bits // accumulator.bits)
-    if not 2 <= _size(window) <= lanes or _size(counts) > PIXELS or channels < lanes:
+    if not 2 <= _size(window) <= TAPS or channels < lanes:
         return None
     rows, vectors = register_tile(cpu, lanes)
     if channels < vectors * lanes:
         vectors = 1
     divisors = [n for n in range(6, rows + 1) if features % n == 0]
     rows = divisors[-1] if divisors else min(8, features)
+    together = max(1, PIXELS // _size(counts))
+    band = balanced(counts[0], max(1, PIXELS // _size(counts[1:])))
     return GradientPlan(
         x.shape[op.input_feature], features, channels, tuple(window), tuple(counts),
-        tuple(_numbers(x.shape[2:])), lanes, rows, vectors,
+        tuple(_numbers(x.shape[2:])), lanes, rows, vectors, together, band,
     )  # fmt: skip
 
 
@@ -178,11 +192,32 @@ class _Gradient:
         sums = b.alloca((p.taps * p.rows * p.block,), self.accumulator)
         # Each vector of the transposed window is stored whole, over the start of the next.
         line = b.alloca((p.block * p.taps + p.lanes,), self.accumulator)
-        for number, tap in enumerate(itertools.product(*[range(n) for n in p.window])):
-            self._ask_ahead(first, channel, number)
-            for place, total in enumerate(self._tap(at[0], at[1], tap)):
-                r, v = divmod(place, p.vectors)
-                b.vector_store(total, sums, ((number * p.rows + r) * p.block + v * p.lanes,))
+        taps = list(itertools.product(*[range(n) for n in p.window]))
+
+        def some(image: Index, row: Index) -> None:
+            for number, tap in enumerate(taps):
+                if p.at_once:
+                    self._ask_ahead(first, channel, number)
+                for place, total in enumerate(self._tap(at[0], at[1], tap, image, row)):
+                    r, v = divmod(place, p.vectors)
+                    where = ((number * p.rows + r) * p.block + v * p.lanes,)
+                    if not p.at_once:
+                        total = b.add(b.vector_load(sums, where, p.lanes), total, self.accumulator)
+                    b.vector_store(total, sums, where)
+
+        if p.at_once:
+            some(0, 0)
+        else:
+            zero = b.zero(self.accumulator, p.lanes)
+            b.for_(0, p.taps * p.rows * p.block, p.lanes, lambda i, _: b.vector_store(zero, sums, (i,)))
+            b.for_(
+                0,
+                p.images,
+                p.together,
+                lambda image, _: b.for_(0, p.counts[0], p.band, lambda row, _: some(image, row)),
+            )
+            for number in range(p.taps):
+                self._ask_ahead(first, channel, number)
         rows = p.rows if p.features % p.rows == 0 else minimum(p.features - first, p.rows)
         b.for_(0, rows, 1, lambda r, _: self._row(sums, line, first, r, channel))
 
@@ -203,8 +238,9 @@ class _Gradient:
         b.for_(0, p.rows, 1, row)
 
     # -- sums ----------------------------------------------------------------------------------------------------------
-    def _tap(self, block: Index, column: Index, tap: Sequence[int]) -> list[Value]:
-        """The register tile of one tap: the sum over all images and over the pixels that have an input there."""
+    def _tap(self, block: Index, column: Index, tap: Sequence[int], image: Index, row: Index) -> list[Value]:
+        """The register tile of one tap: the sum over the images from `image` and the rows from `row`, of the pixels that
+        have an input there."""
         p, op, b = self.plan, self.op, self.b
         ranges: list[tuple[int, int]] = []
         shifts: list[int] = []
@@ -239,6 +275,9 @@ class _Gradient:
             if not rest:
                 return step(image, place, sums)
             begin, end = rest[0]
+            if not place and p.band < p.counts[0]:
+                low, high = maximum(begin, row), minimum(end, row + p.band)
+                return b.for_(low, high, 1, lambda o, carried: pixels(image, [o], carried), sums)
             if _size([high - low for low, high in rest]) <= UNROLLED:
                 for o in range(begin, end):
                     sums = pixels(image, [*place, o], sums)
@@ -248,7 +287,8 @@ class _Gradient:
         start = [b.zero(self.accumulator, p.lanes)] * (p.rows * p.vectors)
         if _size([end - begin for begin, end in ranges]) == 0:
             return start
-        return b.for_(0, p.images, 1, lambda image, carried: pixels(image, [], carried), start)
+        last = p.images if p.at_once else minimum(image + p.together, p.images)
+        return b.for_(image, last, 1, lambda i, carried: pixels(i, [], carried), start)
 
     # -- the result ----------------------------------------------------------------------------------------------------
     def _row(self, sums: Buffer, line: Buffer, first: Index, r: Index, channel: Index) -> None:
@@ -260,8 +300,13 @@ class _Gradient:
                 self.b.vector_load(sums, ((t * p.rows + r) * p.block + v * p.lanes,), p.lanes)
                 for t in range(p.taps)
             ]
-            for number, x in enumerate(transpose(self.b, read + [zero] * (p.lanes - p.taps))):
-                self.b.vector_store(x, line, ((v * p.lanes + number) * p.taps,))
+            read += [zero] * (-p.taps % p.lanes)
+            starts = range(0, p.taps, p.lanes)
+            squares = [transpose(self.b, read[start : start + p.lanes]) for start in starts]
+            for number in range(p.lanes):
+                for start, square in zip(starts, squares, strict=True):
+                    at = (v * p.lanes + number) * p.taps + start
+                    self.b.vector_store(square[number], line, (at,))
         extent: Index = p.block * p.taps
         even = p.channels % p.block == 0
         if not even:
