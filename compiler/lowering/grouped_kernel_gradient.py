@@ -1,15 +1,17 @@
-"""Gradients of grouped and depthwise convolutions' kernels, directly: too few products an element for packing to pay.
+"""Gradients of kernels with few channels a group, directly: of depthwise and grouped convolutions, and of a network's first.
 
-A task has one channel of one group. It copies the channel's image, some rows of windows at a time, to the stack, padded and,
-for strides, sorted by remainder, and beside it the same rows of the cotangents, with zeros between rows so that both have one
-pitch: the element under a tap of the window then lies at a fixed distance from the cotangent, whatever the padding,
-strides and dilations. One pass over the copies sums, in vectors along pixels, all taps of some features. A vector's lanes
-are added when all images are done.
+Pixels are what there are many of, and packing them one by one costs as much as the few products that they are in. A task has
+one channel of one group, and some features of the cotangent. It copies the channel's image, some rows of windows at a time,
+to the stack, padded and, for strides, sorted by remainder, and beside it the same rows of the cotangents, with zeros
+between rows so that both have one pitch: the element under a tap of the window then lies at a fixed distance from the
+cotangent, whatever the padding, strides and dilations. One pass over the copies sums, in vectors along pixels, some taps of
+some features. A vector's lanes are added when all images are done.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,10 +28,14 @@ from flambeau.compiler.schedule.cpu_contraction import CpuShape, balanced
 
 #: Windows with more taps than this are left to the contraction template: their code would be long.
 TAPS = 64
-#: A group with more features of the cotangent than this is better packed.
-FEATURES = 16
+#: Groups of more features and more channels than this are better packed.
+FEATURES, CHANNELS = 16, 8
 #: Bytes of stack that a task's copies may have, and what they have where rows allow it: both are then in a usual L1 cache.
 MOST, AIM = 96 << 10, 28 << 10
+#: Bytes of sums on a task's stack.
+SUMS = 128 << 10
+#: What a load that begins anywhere costs in vector multiply-adds, and how many multiply-adds hide their latency.
+UNALIGNED, CHAINS = 2, 10
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class GroupedGradientPlan:
 
     A channel's copy is `phases` (remainders of the strides) x `planes` (positions), flat: `pitches` are the distances of
     neighbours along each spatial dimension, `size` its elements. `taps` are the distances from a cotangent to the elements
-    under its window. A pass sums `part` taps of `block` features over `flat` positions.
+    under its window. A task has `chunk` features; a pass sums `part` taps of `block` of them over `flat` positions.
     """
 
     images: Index
@@ -53,6 +59,7 @@ class GroupedGradientPlan:
     size: int
     taps: tuple[int, ...]
     lanes: int
+    chunk: int
     block: int
     part: int
     flat: int
@@ -69,12 +76,13 @@ class GroupedGradientPlan:
 def grouped_gradient_plan(
     op: Convolution, x: TensorType, g: TensorType, cpu: CpuShape
 ) -> GroupedGradientPlan | None:
-    """How to compute the gradient of a grouped kernel, of the input `x` and the cotangent `g`; None for other convolutions."""
+    """How to compute the gradient of a kernel with few channels, of the input `x` and the cotangent `g`; None for other
+    convolutions."""
     result, rank = op.infer(x, g), op.spatial_rank
     last = tuple(range(2, rank + 2))
     if (
         rank == 0
-        or op.batch_group_count == 1
+        or op.feature_group_count > 1
         or (op.output_feature, op.output_batch, *op.output_spatial) != (0, 1, *last)
         or op.input_spatial != last
         or op.kernel_spatial != last
@@ -88,15 +96,15 @@ def grouped_gradient_plan(
     out, window = tuple(_numbers(g.shape[2:])), tuple(_numbers(result.shape[2:]))
     all_features, channels = _numbers(result.shape[:2])
     groups = op.batch_group_count
-    features, taps = all_features // groups, _size(window)
-    if features > FEATURES or taps > TAPS:
+    features, taps = all_features // groups, math.prod(window)
+    if taps > TAPS or (channels > CHANNELS and (groups == 1 or features > FEATURES)):
         return None
     accumulator = accumulator_of(x.element, result.element)
     lanes = max(1, cpu.vector_bits // accumulator.bits)
-    # The accumulators, a cotangent of each feature and what is under the tap are in registers at once.
-    fits = [n for n in (4, 3, 2) if features % n == 0 and n * min(taps, 9) + n + 1 <= cpu.registers]
-    block = fits[0] if fits else 1
-    part = balanced(taps, (cpu.registers - 1 - block) // block)
+    block, part = _tile(features, taps, cpu.registers)
+    chunk = _chunk(features, block)
+    if chunk * taps * lanes * accumulator.itemsize > SUMS:
+        return None
     best: GroupedGradientPlan | None = None
     for rows in range(1, out[0] + 1):
         if out[0] % rows != 0:  # equal parts read nothing past the last window
@@ -106,12 +114,33 @@ def grouped_gradient_plan(
         reach = sum((n - 1) * pitch for n, pitch in zip(extents_here, pitches, strict=True)) + 1
         plan = GroupedGradientPlan(
             x.shape[op.input_feature], groups, channels, features, out, rows, op.rhs_dilation, planes, pitches,
-            size, offsets, lanes, block, part, -(-reach // lanes) * lanes,
+            size, offsets, lanes, chunk, block, part, -(-reach // lanes) * lanes,
         )  # fmt: skip
         if sum(plan.copies) * accumulator.itemsize > (MOST if best is None else AIM):
             break
         best = plan
     return best
+
+
+def _tile(features: int, taps: int, registers: int) -> tuple[int, int]:
+    """Features and taps of a pass: the sums, a cotangent of each feature and what is under the tap are in registers."""
+
+    def cost(tile: tuple[int, int]) -> float:
+        block, part = tile
+        full, rest = divmod(taps, part)
+        parts = [part] * full + [rest] * (rest > 0)
+        return sum(max(block * n, block + UNALIGNED * n, CHAINS) for n in parts) / (block * taps)
+
+    blocks = [n for n in (6, 5, 4, 3, 2, 1) if features % n == 0 and 2 * n < registers]
+    return min(((n, balanced(taps, (registers - 1 - n) // n)) for n in blocks), key=cost)
+
+
+def _chunk(features: int, block: int) -> int:
+    """A task's features: about as many as FEATURES, for which the input is copied once."""
+    if features <= FEATURES:
+        return features
+    parts = [n for n in range(block, 2 * FEATURES + 1, block) if features % n == 0 and 2 * n >= FEATURES]
+    return min(parts, key=lambda n: abs(n - FEATURES), default=features)
 
 
 def _copied(
@@ -136,29 +165,23 @@ def _copied(
             phase = phase * s + k * d % s
             offset += k * d // s * pitch
         taps.append(phase * plane + offset)
-    return planes, tuple(pitches), _size(strides) * plane, tuple(taps)
+    return planes, tuple(pitches), math.prod(strides) * plane, tuple(taps)
 
 
 def _numbers(extents: Sequence[Index]) -> list[int]:
     return [n for n in extents if isinstance(n, int)]
 
 
-def _size(extents: Sequence[int]) -> int:
-    count = 1
-    for n in extents:
-        count *= n
-    return count
-
-
 def lower_grouped_gradient(ctx: LoweringContext, operation: Operation, plan: GroupedGradientPlan) -> None:
     """Emit the gradient, and its epilogue, by `plan`."""
-    with ctx.b.parallel(plan.groups * plan.channels) as loop:
-        group, channel = decode(loop.index, (plan.groups, plan.channels))
-        _Task(ctx, operation, plan, group, channel).emit()
+    extents = (plan.groups, plan.channels, plan.features // plan.chunk)
+    each = math.prod(plan.out) * len(plan.taps) * plan.chunk
+    with ctx.rows(extents, plan.images * (math.prod(extents) * each)) as (group, channel, chunk):
+        _Task(ctx, operation, plan, group, channel, chunk * plan.chunk).emit()
 
 
 class _Task:
-    """All features of one group for one channel."""
+    """Features from `feature` of one group, for one channel."""
 
     def __init__(
         self,
@@ -167,9 +190,11 @@ class _Task:
         plan: GroupedGradientPlan,
         group: Index,
         channel: Index,
+        feature: Index,
     ) -> None:
         self.ctx, self.plan, self.made = ctx, plan, operation.results[0]
-        self.group, self.channel = group, channel
+        self.channel, self.source = channel, group * plan.channels + channel
+        self.feature = group * plan.features + feature
         self.x, self.g = operation.operands
         self.op: Convolution = definition_of(operation)
         self.result = tensor_of(self.made)
@@ -180,13 +205,13 @@ class _Task:
         plan, b = self.plan, self.b
         image, cotangent = plan.copies
         copy, rows = b.alloca((image,), self.accumulator), b.alloca((cotangent,), self.accumulator)
-        sums = b.alloca((plan.features * len(plan.taps) * plan.lanes,), self.accumulator)
+        sums = b.alloca((plan.chunk * len(plan.taps) * plan.lanes,), self.accumulator)
         zero = b.zero(self.accumulator, plan.lanes)
 
         def clear(buffer: Buffer, start: int, count: int) -> None:
             b.for_(0, count, plan.lanes, lambda i, _: b.vector_store(zero, buffer, (start + i,)))
 
-        clear(sums, 0, plan.features * len(plan.taps) * plan.lanes)
+        clear(sums, 0, plan.chunk * len(plan.taps) * plan.lanes)
         clear(copy, plan.size, plan.flat)
         clear(rows, 0, cotangent)  # what lies between rows stays so
 
@@ -200,7 +225,7 @@ class _Task:
                 for tap in range(0, len(plan.taps), plan.part):
                     self._pass(copy, rows, sums, start, range(tap, min(tap + plan.part, len(plan.taps))))
 
-            b.for_(0, plan.features // plan.block, 1, features)
+            b.for_(0, plan.chunk // plan.block, 1, features)
 
         def images(image: Index, _: list[Any]) -> None:
             b.for_(0, plan.out[0] // plan.rows, 1, lambda number, _: part(number, image))
@@ -247,7 +272,7 @@ class _Task:
                     digits[0] = digits[0] + first
                     index: list[Index] = [0, 0, *digits]
                     index[op.kernel_input_feature] = image
-                    index[op.kernel_output_feature] = self.group * plan.features + start + f
+                    index[op.kernel_output_feature] = self.feature + start + f
                     index = [0 if n == 1 else i for n, i in zip(tensor_of(self.g).shape, index, strict=True)]
                     g = ctx.e.convert(ctx.read(self.g, tuple(index)), self.accumulator)
                     ctx.b.store(ctx.spread(g.value), rows, (place + position + lane,))
@@ -274,10 +299,7 @@ class _Task:
         """The input's element at a position of the padded input; zero where there is none."""
         op, e, type = self.op, self.ctx.e, tensor_of(self.x)
         index: list[Index] = [0, 0]
-        index[op.input_feature], index[op.input_batch] = (
-            image,
-            self.group * self.plan.channels + self.channel,
-        )
+        index[op.input_feature], index[op.input_batch] = image, self.source
         conditions: list[Scalar] = []
         for s, axis in enumerate(op.input_spatial):
             position = where[s] - op.padding[s][0]
@@ -337,10 +359,10 @@ class _Task:
 
             def finish(at: Index) -> None:
                 window = decode(at, self.result.shape[2:])
-                index = (self.group * plan.features + f, self.channel, *window)
+                index = (self.feature + f, self.channel, *window)
                 total = Scalar(ctx.b.load(line, (at,)), self.accumulator)
                 ctx.finish(self.made, index, ctx.e.convert(total, self.result.element))
 
             self._chunks(count, chunk)
 
-        b.for_(0, plan.features, 1, feature)
+        b.for_(0, plan.chunk, 1, feature)

@@ -1,4 +1,4 @@
-"""Gradients of grouped and depthwise kernels by their own schedule, at awkward sizes, with an epilogue, with threads."""
+"""Gradients of kernels with few channels a group, by their own schedule: awkward sizes, epilogues, threads."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_sums_are_exact_for_small_integers(data: st.DataObject) -> None:
     for n, k, p, d in zip(space, window, options["padding"], options["dilation"], strict=True):  # type: ignore[arg-type]
         assume(n + 2 * p >= (k - 1) * d + 1)
     batch, groups, channels, features = (
-        data.draw(st.integers(low, n)) for low, n in ((1, 3), (2, 5), (1, 3), (1, 6))
+        data.draw(st.integers(low, n)) for low, n in ((1, 3), (1, 5), (1, 3), (1, 40))
     )
     element = element_type(data.draw(st.sampled_from(["f32", "f32", "f64", "f16"])))
     x, w = (batch, groups * channels, *space), (groups * features, channels, *window)
@@ -63,6 +63,24 @@ def test_sums_are_exact_for_small_integers(data: st.DataObject) -> None:
     arrays = _integers(graph)
     (found,) = run_graph(graph, arrays)
     np.testing.assert_array_equal(found, op.reference(*arrays))
+
+
+@pytest.mark.parametrize("features", [37, 48, 64, 67])
+def test_features_in_parts(features: int) -> None:
+    graph, op = _gradient((2, 3, 29, 31), (features, 3, 7, 7), f32, stride=2, padding=3)
+    arrays = _integers(graph)
+    (found,) = run_graph(graph, arrays)
+    np.testing.assert_array_equal(found, op.reference(*arrays))
+
+
+@pytest.mark.parametrize("registers", [16, 32])
+@pytest.mark.parametrize("w", [(64, 3, 7, 7), (35, 1, 3, 3), (6, 2, 5, 5), (7, 1, 1, 1)], ids=str)
+def test_tiles_fit_the_registers(w: tuple[int, ...], registers: int) -> None:
+    graph, op = _gradient((1, w[1], 20, 20), w, f32)
+    plan = grouped_gradient_plan(op, *[p.type for p in graph.parameters], CpuShape(256, registers))  # type: ignore[misc]
+    assert plan is not None
+    assert plan.block * plan.part + plan.block < registers
+    assert w[0] % plan.chunk == 0 and plan.chunk % plan.block == 0
 
 
 @pytest.mark.parametrize("size", [96, 97, 101])
@@ -76,8 +94,11 @@ def test_images_in_parts(size: int) -> None:
 def test_who_has_the_schedule() -> None:
     assert _planned(*_gradient((1, 144, 56, 56), (144, 1, 3, 3), f32, groups=144, padding=1))
     assert _planned(*_gradient((1, 64, 14, 14), (64, 4, 5, 5), f32, groups=16, padding=2, stride=2))
-    assert not _planned(*_gradient((1, 64, 14, 14), (64, 64, 3, 3), f32, padding=1))  # one group
-    assert not _planned(*_gradient((1, 64, 14, 14), (64, 32, 3, 3), f32, groups=2))  # 32 features a group
+    assert _planned(*_gradient((1, 3, 64, 64), (64, 3, 7, 7), f32, padding=3, stride=2))
+    assert not _planned(*_gradient((1, 64, 14, 14), (64, 64, 3, 3), f32, padding=1))  # many channels
+    assert not _planned(
+        *_gradient((1, 64, 14, 14), (64, 32, 3, 3), f32, groups=2)
+    )  # 32 features and channels a group
     assert not _planned(*_gradient((1, 4, 20, 20), (4, 1, 9, 9), f32, groups=4))  # 81 taps
     x, w = Value(tensor((4, 3, 12, 20), f32)), Value(tensor((4, 3, 3, 3), f32))
     forward = convolution_of(2, 1, 1, 1, 1)
