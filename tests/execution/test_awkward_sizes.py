@@ -258,18 +258,21 @@ def results(t: Any, case: Case, program: Program, inputs: list[Any]) -> list[Arr
     leaves = [x.requires_grad_() for x in inputs if x.dtype.is_floating_point]
     y = program(*inputs)
     weights = np.cos(np.arange(y.numel())).reshape(tuple(y.shape))
-    cotangent = t.from_numpy(weights if t is torch else weights.astype(np.float32))
+    cotangent = t.from_numpy(weights.astype(y.detach().numpy().dtype))
     return [g.detach().numpy() for g in (y, *t.autograd.grad(y, leaves, cotangent))]
 
 
-def assert_close(found: list[Array], wanted: list[Array], tolerance: float) -> None:
-    for ours, right in zip(found, wanted, strict=True):
+def assert_close(found: list[Array], wanted: list[Array], single: list[Array], tolerance: float) -> None:
+    """`single` is PyTorch's result in the arrays' own precision: where that is bad (a row of two equal numbers has no
+    normal form), ours may be four times as bad."""
+    for ours, right, theirs in zip(found, wanted, single, strict=False):
         assert ours.shape == right.shape
         if right.dtype.kind != "f":
             np.testing.assert_array_equal(ours, right)
             continue
         largest = max(float(np.abs(right).max(initial=0)), 1.0)
-        np.testing.assert_allclose(ours, right, rtol=0, atol=tolerance * largest)
+        allowed = tolerance * largest + 4 * float(np.abs(theirs - right).max(initial=0))
+        np.testing.assert_allclose(ours, right, rtol=0, atol=allowed)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)
@@ -279,7 +282,9 @@ def test_agrees_with_float64(family: Callable[[Draw], Case], data: st.DataObject
     case = family(data.draw)
     offsets = [data.draw(st.integers(0, 17), label="offset") for _ in case.arrays]
     exact = [torch.from_numpy(a.astype(np.float64) if a.dtype.kind == "f" else a.copy()) for a in case.arrays]
-    wanted = results(torch, case, lambda *xs: case.program(torch, *xs), exact)
+    theirs = lambda *xs: case.program(torch, *xs)  # noqa: E731
+    wanted = results(torch, case, theirs, exact)
+    single = results(torch, case, theirs, [torch.from_numpy(a.copy()) for a in case.arrays])
 
     def inputs() -> list[Any]:
         return [fb.from_numpy(placed(a, o)) for a, o in zip(case.arrays, offsets, strict=True)]
@@ -289,11 +294,12 @@ def test_agrees_with_float64(family: Callable[[Draw], Case], data: st.DataObject
     fb.set_num_threads(data.draw(st.integers(1, 4), label="threads"))
     try:
         first = results(fb, case, evaluated, inputs())
-        assert_close(first, wanted, case.tolerance)
+        assert len(first) == len(wanted)
+        assert_close(first, wanted, single, case.tolerance)
         for a, b in zip(first, results(fb, case, evaluated, inputs()), strict=True):
             np.testing.assert_array_equal(a, b)
         compiled = fb.compile(evaluated)
         for _ in range(2):
-            assert_close([compiled(*inputs()).numpy()], wanted[:1], case.tolerance)
+            assert_close([compiled(*inputs()).numpy()], wanted, single, case.tolerance)
     finally:
         fb.set_num_threads(before)
