@@ -126,7 +126,7 @@ class _Direct(Tiles):
         self.k_blocks(block)
 
     def _tile(self, place: Place, panel: Buffer | None, tile: Buffer | None) -> None:
-        b, lanes = self.b, self.s.lanes
+        b, s, lanes = self.b, self.s, self.s.lanes
         left, right, panels = self.p.a.plain, self.p.b.plain, self.p.b.panels
         assert left is not None
         in_panels = None if panels is None else panel_reader(b, panels, place, lanes)
@@ -143,6 +143,9 @@ class _Direct(Tiles):
                 return b.vector_load(panel, ((k * place.vectors + v) * lanes,), lanes)
             assert right is not None
             at = right.at(place.batch, place.j + v * lanes, place.first + k)
+            if s.foresee:
+                ahead = right.at(place.batch, place.j + v * lanes, place.first + k + s.foresee)
+                b.prefetch(right.buffer, ahead, locality=2)
             return b.vector_load(right.buffer, at, lanes, masks[v])
 
         self.finish(place, self.multiply(place, a_at, b_at), tile)
@@ -339,12 +342,14 @@ class _Dot:
         span(b, p.n, at[-1], s.task_columns, s.vectors, columns)
 
     def _reader(
-        self, operand: Operand, batch: Batch, rows: list[Index]
+        self, operand: Operand, batch: Batch, rows: list[Index], foresee: int = 0
     ) -> Callable[[int, Index, Value | None], Value]:
         plain = operand.plain
         assert plain is not None
 
         def read(r: int, k: Index, mask: Value | None) -> Value:
+            if foresee:
+                self.b.prefetch(plain.buffer, plain.at(batch, rows[r] + foresee, k), locality=2)
             return self.b.vector_load(plain.buffer, plain.at(batch, rows[r], k), self.s.lanes, mask)
 
         return read
@@ -362,7 +367,7 @@ class _Dot:
     ) -> None:
         b, p, s = self.b, self.p, self.s
         a_at = self._reader(p.a, batch, _existing(i, rows, valid_rows))
-        b_at = self._reader(p.b, batch, _existing(j, columns, valid_columns))
+        b_at = self._reader(p.b, batch, _existing(j, columns, valid_columns), s.foresee)
         sums = dot_tile(b, p.accumulator, s.lanes, rows, columns, p.k, a_at, b_at, s.unroll)
         if tile is None:
             for at, x in enumerate(sums):

@@ -16,6 +16,8 @@ from flambeau.compiler.targets.machine import TargetDescription
 
 Scheme = Literal["direct", "panel", "dot", "packed"]
 UNROLL = 4
+#: Bytes within which the hardware foresees what is read next.
+PAGE = 4096
 #: Columns of B that are packed at a time, in tasks: together two of these fill a core's L2, so what is packed is still in
 #: L2 or L3 when it is read. More would go to memory and come back where N is large (a vocabulary).
 PACKED_TASKS = 4
@@ -24,6 +26,8 @@ TASKS = 64
 #: Rows of A up to which fetching B from memory is a large part of the time, and the bytes of B that are fetched on end.
 FEW = 64
 FETCHED_RUN = 4096
+#: Bytes of B's rows that are read on end where there are few rows of A.
+STREAMED = 16 << 10
 #: Multiply-adds that a task should have at least.
 TASK_WORK = 1 << 18
 
@@ -42,7 +46,8 @@ class CpuShape:
 class ContractionSchedule:
     """`rows` x `vectors * lanes` is the register tile; `block_k` the depth of a packed panel; a task of the parallel
     loop covers `task_rows` x `task_columns` of the result; in the scheme *packed*, B is packed `across` columns at a
-    time, and with `ahead` the next block of it is fetched from memory meanwhile."""
+    time, and with `ahead` the next block of it is fetched from memory meanwhile. In the schemes *direct* and *dot*, the
+    rows of B's memory that come `foresee` rows later are asked for."""
 
     scheme: Scheme
     lanes: int
@@ -54,6 +59,7 @@ class ContractionSchedule:
     unroll: int = UNROLL
     across: int = 0
     ahead: bool = False
+    foresee: int = 0
 
     @property
     def columns(self) -> int:
@@ -90,14 +96,18 @@ def register_tile(cpu: CpuShape, lanes: int) -> tuple[int, int]:
     return (rows - rows % 2 if rows < 12 else 12), vectors
 
 
-def _streaming(m: int, size: int, rows: int, wide: int, lanes: int) -> ContractionSchedule:
-    """Few rows and a B that comes from memory: short blocks of K over a page of each row of B, left to right, which
-    the hardware prefetches; the sums stay in L1 or L2."""
+def _streaming(m: int, size: int, rows: int, wide: int, lanes: int, far: bool) -> ContractionSchedule:
+    """Few rows and a large B: short blocks of K over some pages of each row of B, left to right. The sums stay in L1 or L2.
+    From memory (`far`) the same of the next block is fetched to L2 meanwhile: the hardware alone goes on from page to
+    page, but not from row to row."""
     depth = 8 if m <= 8 else 16
-    across = max(1, min(4096 // size, (64 << 10) // (m * size)) // wide)
+    across = max(1, min(STREAMED, (128 << 10) // m) // size // wide)
     tile = balanced(m, rows)
     unroll = depth if m <= 8 else UNROLL
-    return ContractionSchedule("direct", lanes, tile, wide // lanes, depth, m, wide * across, unroll)
+    foresee = depth if far else 0
+    return ContractionSchedule(
+        "direct", lanes, tile, wide // lanes, depth, m, wide * across, unroll, foresee=foresee
+    )
 
 
 def choose(
@@ -110,14 +120,14 @@ def choose(
     em, en, ek = _assume(m), _assume(n), _assume(k)
     if b.panel and b.panel % lanes == 0:
         return _from_panels(m, n, k, size, lanes, a, b.panel, cpu)
-    streams = en * ek * size > cpu.l2 // 2
+    streams, far = en * ek * size > cpu.l2 // 2, en * ek * size > 2 * cpu.l2
     if a.plain and b.plain and a.unit_depth and b.unit_depth and ek >= lanes and (en == 1 or not b.unit_row):
-        if em <= 4 and streams and en > 1 and ek >= 8 * lanes:
-            return _one_stream(em, ek * size, lanes)
+        if em <= 4 and far and ek >= 8 * lanes:
+            return _streams(em, ek, size, lanes, cpu)
         if min(em, en) <= 32 and (em <= 4 or en <= 4 or ek >= 4 * lanes):
             return _dot(em, en, lanes, cpu)
     if a.plain and b.plain and b.unit_row and streams and isinstance(m, int) and m <= 12:
-        return _streaming(m, size, rows, vectors * lanes, lanes)
+        return _streaming(m, size, rows, vectors * lanes, lanes, far)
     if a.plain and b.plain and b.unit_row and not streams:
         if isinstance(m, int):
             rows = balanced(m, rows)
@@ -214,18 +224,26 @@ def _even(extent: Index, tile: int, most: int) -> int:
 
 def _dot(m: int, n: int, lanes: int, cpu: CpuShape) -> ContractionSchedule:
     """Vectors run along K, each result ends in a sum over lanes: both operands are read as they lie."""
-    accumulators = max(4, (cpu.registers - 8) * 3 // 4)
     rows = balanced(m, 6 if n > 1 else 8)
-    columns = max(1, min(n, 8 if rows == 1 else 4, accumulators // rows))
+    columns = max(1, min(n, 8 if rows == 1 else 4, _accumulators(cpu) // rows))
     if n == 1:
         return ContractionSchedule("dot", lanes, rows, 1, 0, 8 * rows, 1, 2)
     return ContractionSchedule("dot", lanes, rows, columns, 0, max(m, 1), 16 * columns, 2)
 
 
-def _one_stream(m: int, row: int, lanes: int) -> ContractionSchedule:
-    """The scheme *dot* with a B that comes from memory: one row after the other, which the hardware prefetches. Eight rows
-    at a time read 20 GB/s where one reads 28. `row` are the bytes of one."""
-    return ContractionSchedule("dot", lanes, m, 1, 0, m, max(16, (128 << 10) // row), 8)
+def _streams(m: int, k: int, size: int, lanes: int, cpu: CpuShape) -> ContractionSchedule:
+    """The scheme *dot* with a B that comes from memory: some rows at a time, while the next are fetched to L2. (Zen 4 reads
+    30 to 35 GB/s, 27 if nothing is fetched.) Of rows shorter than two pages one after the other is faster, which the
+    hardware foresees (30 GB/s; eight at a time: 27)."""
+    if k * size < 2 * PAGE:
+        return ContractionSchedule("dot", lanes, m, 1, 0, m, max(16, (128 << 10) // (k * size)), 8)
+    columns = min(8, _accumulators(cpu) // m)
+    return ContractionSchedule("dot", lanes, m, columns, 0, m, 8 * columns, 2, foresee=columns)
+
+
+def _accumulators(cpu: CpuShape) -> int:
+    """Registers that hold sums in the scheme *dot*."""
+    return max(4, (cpu.registers - 8) * 3 // 4)
 
 
 def _tasks(m: int, n: int, k: int, rows: int, columns: int) -> tuple[int, int]:
