@@ -1,11 +1,12 @@
 """The contraction template: matrix products and convolutions, forward and gradients, as loops.
 
 The operands are read through element functions or, where they simply lie in memory, directly; the result leaves
-through an epilogue. Four schemes, chosen by `schedule.cpu_contraction`:
+through an epilogue. Five schemes, chosen by `schedule.cpu_contraction`:
 
 - *direct*: both operands as they lie, register tiles over M and N;
 - *panel*: a panel of B is packed on the stack by each task, A as it lies;
 - *dot*: both operands have K along memory and one of M and N is small: vectors run along K;
+- *few*: A packed, few rows, and a large B, which is read once, as it lies (`contraction_few.py`);
 - *packed*: blocks of K; both operands packed into the workspace, by all tasks together, then tiles.
 
 A B that lies in panels already (a weight) is read from there, in the schemes *direct* and *packed*.
@@ -20,6 +21,7 @@ from dataclasses import replace
 
 from flambeau.compiler.ir.dims import Dim, Index, minimum
 from flambeau.compiler.lowering.contraction_emitter import Buffer, Emitter, Value
+from flambeau.compiler.lowering.contraction_few import Few, FewLayout
 from flambeau.compiler.lowering.contraction_packing import Packer, Panel
 from flambeau.compiler.lowering.contraction_problem import (
     Batch,
@@ -47,7 +49,8 @@ def schedule_of(problem: Contraction, cpu: CpuShape) -> tuple[Contraction, Contr
     a, b = _facts(problem, problem.a), _facts(problem, problem.b)
     if problem.n == 1 and problem.m != 1 and not (a.plain and a.unit_depth):
         problem, a, b = exchanged(problem), b, a
-    schedule = choose(problem.m, problem.n, problem.k, problem.accumulator, a, b, cpu)
+    batched = any(extent != 1 for extent in problem.batch)
+    schedule = choose(problem.m, problem.n, problem.k, problem.accumulator, a, b, cpu, batched)
     if b.panel != schedule.columns:  # another machine's panels: read as any other element function
         problem = replace(problem, b=replace(problem.b, panels=None))
     return problem, schedule
@@ -64,6 +67,8 @@ def _facts(problem: Contraction, operand: Operand) -> OperandFacts:
 def workspace_elements(problem: Contraction, cpu: CpuShape) -> Index:
     """How many elements of the accumulator's type `emit` needs as workspace, aligned to 64 bytes; 0 for none."""
     problem, s = schedule_of(problem, cpu)
+    if s.scheme == "few":
+        return FewLayout(problem, s).size
     return Layout(problem, s).size if s.scheme == "packed" else 0
 
 
@@ -80,6 +85,8 @@ def emit(
         return s  # an empty result
     if s.scheme == "dot":
         _Dot(b, problem, s).emit()
+    elif s.scheme == "few":
+        Few(b, problem, s, workspace).emit()
     elif s.scheme == "packed":
         _Packed(b, problem, s, workspace).emit()
     else:

@@ -188,7 +188,7 @@ class Tiles:
     def _rows(self, place: Place, sums: list[Value], tile: Buffer | None, scratch: Index) -> None:
         """All of the place's rows exist. Single elements pass through `tile` from `scratch`."""
         if not has_blocks(self.p, self.s):
-            self._epilogue(place, sums, tile, scratch)
+            self.epilogue(place, sums, tile, scratch)
             return
         b, lanes, partial = self.b, self.s.lanes, self.partial
         assert partial is not None
@@ -215,11 +215,12 @@ class Tiles:
         b.if_equal(
             place.first + place.depth,
             self.p.k,
-            lambda: self._epilogue(place, total, tile, scratch),
+            lambda: self.epilogue(place, total, tile, scratch),
             keep,
         )
 
-    def _epilogue(self, place: Place, sums: list[Value], tile: Buffer | None, scratch: Index) -> None:
+    def epilogue(self, place: Place, sums: list[Value], tile: Buffer | None, scratch: Index) -> None:
+        """Stores finished sums of rows that all exist. Single elements pass through `tile` from `scratch`."""
         b, p, lanes, vectors = self.b, self.p, self.s.lanes, place.vectors
         if self.vector_store and not (p.long_store and place.rows > 1):
             for v in range(vectors):
@@ -241,7 +242,7 @@ class Tiles:
             if self.vector_store:
                 at = scratch + r * (vectors * lanes)
                 x = [b.vector_load(tile, (at + v * lanes,), lanes) for v in range(vectors)]
-                self._epilogue(place.only_row(r), x, tile, at)
+                self.epilogue(place.only_row(r), x, tile, at)
                 return
             b.for_(0, minimum(place.valid_columns, vectors * lanes), 1, lambda c, _: one(r, c))
 

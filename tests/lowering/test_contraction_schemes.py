@@ -298,6 +298,18 @@ def test_each_scheme_is_reached_and_right(kwargs: dict[str, Any], scheme: str) -
     assert run((2,), *size, **kwargs, partial=False, bias=True) == scheme
 
 
+@pytest.mark.parametrize("partial", [True, False])
+@pytest.mark.parametrize(
+    "size", [(3, 17, 19), (4, 48, 300), (7, 50, 41), (8, 33, 64), (15, 100, 130)], ids=str
+)
+def test_few_rows_against_a_large_matrix(size: tuple[int, int, int], partial: bool) -> None:
+    for transposed in ("", "a", "b", "ab"):
+        for plain in ("ab", "b"):
+            scheme = run((), *size, transposed=transposed, plain=plain, partial=partial, bias=True)
+            assert scheme == "few"
+        assert run((1,), *size, transposed=transposed, plain="b", vector_store=False) == "few"
+
+
 @pytest.mark.parametrize("size", [(0, 3, 4), (3, 0, 4), (0, 0, 0)], ids=str)
 def test_empty_results(size: tuple[int, int, int]) -> None:
     run((2,), *size)
