@@ -32,8 +32,8 @@ FEW_ROWS = 128
 FEW_TRANSPOSED = 384
 #: Tasks that it is cut into unless columns are many, and bytes of a row of B for one.
 FEW_TASKS, FEW_RUN = 8, 2112
-#: Bytes of B's rows that are read on end where there are few rows of A.
-STREAMED = 16 << 10
+#: Rows of A up to which sums are kept beside B's columns while B passes by, and bytes of B's rows that are read on end then.
+STREAMED_ROWS, STREAMED = 12, 16 << 10
 #: Multiply-adds that a task should have at least.
 TASK_WORK = 1 << 18
 
@@ -143,7 +143,7 @@ def choose(
             return _streams(em, ek, size, lanes, cpu)
         if min(em, en) <= 32 and (em <= 4 or en <= 4 or ek >= 4 * lanes):
             return _dot(em, en, lanes, cpu)
-    if a.plain and b.plain and b.unit_row and streams and isinstance(m, int) and m <= 12:
+    if a.plain and b.plain and b.unit_row and streams and isinstance(m, int) and m <= STREAMED_ROWS:
         return _streaming(m, size, rows, vectors * lanes, lanes, far)
     if a.plain and b.plain and b.unit_row and not streams:
         if isinstance(m, int):
@@ -210,7 +210,7 @@ def _few(
         unit = math.lcm(rows, lanes)
         columns = unit * max(1, TASK_WORK // (unit * groups * lanes * k))
         return ContractionSchedule("few", lanes, rows, 1, depth, m, columns)
-    if not b.unit_row or not streams:
+    if not b.unit_row or not streams or m <= STREAMED_ROWS:
         return None
     if n * size % PAGE:
         vectors, depth = 1, 64
