@@ -29,7 +29,7 @@ class FewLayout:
 
     def __init__(self, p: Contraction, s: ContractionSchedule) -> None:
         assert isinstance(p.m, int)
-        self.groups = ceil_div(p.m, s.columns)
+        self.groups: int = -(-p.m // s.columns)
         self.wide: int = s.columns
         self.height: int = self.groups * self.wide
         self.sums: Index = p.k * self.height
