@@ -35,6 +35,11 @@ from flambeau.compiler.lowering.kernel_gradient import (
     pixel_index,
 )
 from flambeau.compiler.lowering.probe import Accessor
+from flambeau.compiler.lowering.shallow_convolution import (
+    ShallowPlan,
+    lower_shallow_convolution,
+    shallow_plan,
+)
 from flambeau.compiler.lowering.small_convolution import lower_small_convolution, small_workspace
 from flambeau.compiler.lowering.views import coefficient_of, view_of
 from flambeau.compiler.lowering.winograd import lower_winograd, winograd_workspace
@@ -54,6 +59,8 @@ def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
     if _grouped_gradient(ctx, operation) is not None or _direct(ctx, operation) is not None:
         return 0
     if depthwise_plan(ctx, operation, cpu_shape(ctx.target)) is not None:
+        return 0
+    if _shallow(ctx, operation) is not None:
         return 0
     gradient = _gradient(ctx, operation)
     if gradient is not None:
@@ -81,6 +88,10 @@ def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Val
     depthwise = depthwise_plan(ctx, operation, cpu_shape(ctx.target))
     if depthwise is not None:
         lower_depthwise_convolution(ctx, operation, depthwise)
+        return
+    shallow = _shallow(ctx, operation)
+    if shallow is not None:
+        lower_shallow_convolution(ctx, operation, shallow)
         return
     plan = _direct(ctx, operation)
     if plan is not None:
@@ -110,6 +121,15 @@ def _direct(ctx: LoweringContext, operation: Operation) -> DirectPlan | None:
         return None
     x, w = (tensor_of(v) for v in operation.operands)
     return direct_plan(definition, x, w, ctx.lanes)
+
+
+def _shallow(ctx: LoweringContext, operation: Operation) -> ShallowPlan | None:
+    """The plan of a convolution of few input features."""
+    definition = operation.definition
+    if not isinstance(definition, Convolution):
+        return None
+    x, w = (tensor_of(v) for v in operation.operands)
+    return shallow_plan(definition, x, w, cpu_shape(ctx.target))
 
 
 def _accumulator(operation: Operation) -> ElementType:

@@ -13,6 +13,7 @@ from flambeau.compiler.dialects.graph.contraction import accumulator_of
 from flambeau.compiler.dialects.graph.convolution import Convolution
 from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild
 from flambeau.compiler.ir.passes import Pass
+from flambeau.compiler.lowering.shallow_convolution import shallow_plan
 from flambeau.compiler.passes.split_weights import weight_bytes
 from flambeau.compiler.schedule.cpu_contraction import CpuShape
 from flambeau.compiler.schedule.cpu_convolution import CHAINS, SHALLOW, ConvolutionSize, choose_tile
@@ -52,6 +53,8 @@ def _block(op: Convolution, x: Value, w: Value, cpu: CpuShape) -> int | None:
         return None
     if result.rank - 1 != op.output_spatial[-1] or op.output_batch > op.output_feature:
         return None  # features last, or first: the gradients of kernels
+    if shallow_plan(op, x_type, w_type, cpu) is not None:
+        return None
     accumulator = accumulator_of(x_type.element, result.element)
     if not accumulator.is_float:
         return None

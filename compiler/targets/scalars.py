@@ -12,8 +12,8 @@ def _unary(name: str) -> str:
     return "{r} = call {f}{t} @llvm." + name + ".{s}({t} {0})"
 
 
-def _binary(name: str) -> str:
-    return "{r} = call {f}{t} @llvm." + name + ".{s}({t} {0}, {t} {1})"
+def _binary(name: str, flags: str = "") -> str:
+    return "{r} = call " + flags + "{f}{t} @llvm." + name + ".{s}({t} {0}, {t} {1})"
 
 
 # floor(a / b): the truncated quotient, less one where the remainder is not 0 and has not the divisor's sign
@@ -35,8 +35,9 @@ CPU: dict[str, str] = {
     "arith.divf": "{r} = fdiv {f}{t} {0}, {1}",
     "arith.remf": "{r} = frem {f}{t} {0}, {1}",
     "arith.negf": "{r} = fneg {f}{t} {0}",
-    "arith.maximumf": _binary("maximum"),
-    "arith.minimumf": _binary("minimum"),
+    # Of two zeros either may come out: with a constant this is one instruction of x86, else three.
+    "arith.maximumf": _binary("maximum", "nsz "),
+    "arith.minimumf": _binary("minimum", "nsz "),
     "arith.maxnumf": _binary("maxnum"),
     "arith.minnumf": _binary("minnum"),
     "arith.cmpf": "{r} = fcmp {p} {t} {0}, {1}",
