@@ -26,7 +26,7 @@ from flambeau.compiler.passes.fold_scales import fold_scales
 from flambeau.compiler.passes.fuse import Program, fuse
 from flambeau.compiler.passes.order import order
 from flambeau.compiler.passes.pack_invariants import pack_invariants
-from flambeau.compiler.passes.pack_weights import pack_weights
+from flambeau.compiler.passes.pack_weights import pack_weights, read_from_panels
 from flambeau.compiler.passes.plan import MemoryPlan, byte_size, plan
 from flambeau.compiler.passes.simplify import simplify
 from flambeau.compiler.passes.simplify_scans import simplify_scans
@@ -94,6 +94,13 @@ class Compilation:
             ]
         )
 
+    def read_weights(self) -> tuple[int, ...]:
+        """Which of `weights` (positions among them) the code itself reads, beside what was prepared."""
+        assert self.simplified is not None
+        graph = self.simplified
+        read = {v for operation in graph.operations for v in operation.operands} | set(graph.results)
+        return tuple([n for n, parameter in enumerate(self.weights) if graph.parameters[parameter] in read])
+
     def size_of(self, expression: Index) -> Callable[[Sequence[int]], int]:
         """A function from the symbols' values to the value of a size."""
         if isinstance(expression, int):
@@ -141,7 +148,8 @@ def _simplify(c: Compilation, opt_level: int, entry: str) -> None:
     graph = pack_invariants(graph, c.target)
     if c.weights:
         weights = [graph.parameters[i] for i in c.weights]
-        split = split_weights(pack_weights(graph, weights, c.target), weights)
+        packed = read_from_panels(pack_weights(graph, weights, c.target), weights)
+        split = split_weights(packed, weights)
         c.preparation, graph = split.preparation, split.main
     c.simplified, c.constants = _hoist_constants(graph)
     c.symbols = symbols_of([tensor_of(p) for p in c.graph.parameters])

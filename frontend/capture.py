@@ -266,7 +266,8 @@ def _computed(trace: _Trace, allowed: set[Cell]) -> int:
 
 
 def _array(value: Value) -> Array:
-    return np.require(np.asarray(value.data), requirements="C")
+    array = evaluation.unpacked(value) if evaluation.is_released(value) else np.asarray(value.data)
+    return np.require(array, requirements="C")
 
 
 def _assemble(

@@ -15,11 +15,14 @@ import numpy as np
 
 import flambeau.compiler
 from flambeau.compiler import options
+from flambeau.compiler.dialects.graph.base import GraphOp
 from flambeau.compiler.dump import details, dump, summary
 from flambeau.compiler.ir.core import Graph
 from flambeau.compiler.ir.dims import Index, parse
+from flambeau.compiler.ir.opdef import REGISTRY
 from flambeau.compiler.ir.types import element_type, from_numpy
 from flambeau.compiler.passes.plan import byte_size
+from flambeau.compiler.passes.split_weights import Layout, separate_layouts
 from flambeau.compiler.pipeline import Compilation, compile_stages, fingerprint
 from flambeau.compiler.targets.machine import TargetDescription, host_target
 from flambeau.runtime import abi
@@ -30,9 +33,10 @@ from flambeau.runtime.cache import DiskCache, default_cache_dir
 class CompiledCode:
     """An object file, the literals that it reads, and the size of its arena in bytes.
 
-    It takes `parameters` arguments besides; `results` are the bytes of its results that are known. `preparation` computes
-    from the weights what this code takes as arguments behind the graph's own; None if there is nothing to prepare.
-    `overwrites`: the pairs (result, parameter) that may be given the same memory.
+    It takes `parameters` arguments besides; `results` are the bytes of its results that are known. Behind the graph's own
+    arguments it takes what is prepared from the weights: `layouts` say which of that is a weight in another layout, and
+    `preparation` computes the rest (None if there is none). `reads`: numbers of the weights that the code or `preparation`
+    reads itself. `overwrites`: the pairs (result, parameter) that may be given the same memory.
     """
 
     object_code: bytes
@@ -42,10 +46,21 @@ class CompiledCode:
     results: tuple[int, ...] = ()
     preparation: CompiledCode | None = None
     overwrites: tuple[tuple[int, int], ...] = ()
+    layouts: tuple[Layout, ...] = ()
+    reads: tuple[int, ...] = ()
 
     @staticmethod
-    def of(compilation: Compilation, preparation: CompiledCode | None = None) -> CompiledCode:
+    def of(compilation: Compilation) -> CompiledCode:
+        """What to keep. What the preparation needs is compiled now."""
         assert compilation.memory is not None
+        layouts: tuple[Layout, ...] = ()
+        preparation, reads = None, set(compilation.read_weights())
+        if compilation.preparation is not None:
+            layouts, rest = separate_layouts(compilation.preparation)
+            if rest is not None:
+                preparation = compiled(rest)[0]
+                read = {v for operation in rest.operations for v in operation.operands}
+                reads |= {n for n, p in enumerate(rest.parameters) if p in read or p in rest.results}
         sizes = [byte_size(r) for r in compilation.graph.results]
         return CompiledCode(
             compilation.object_code,
@@ -55,6 +70,8 @@ class CompiledCode:
             tuple([s for s in sizes if isinstance(s, int)]),
             preparation,
             compilation.overwrites(),
+            layouts,
+            tuple(sorted(reads)),
         )
 
     def to_bytes(self) -> bytes:
@@ -68,6 +85,10 @@ class CompiledCode:
             "results": self.results,
             "preparation": len(prepared),
             "overwrites": self.overwrites,
+            "layouts": [
+                [x.result, x.weight, x.definition.name, x.definition.attributes] for x in self.layouts
+            ],
+            "reads": self.reads,
         }
         parts = [prepared, *[a.tobytes() for a in self.constants], self.object_code]
         return b"".join([json.dumps(head).encode() + b"\n", *parts])
@@ -95,7 +116,17 @@ class CompiledCode:
             tuple(head["results"]),
             preparation,
             tuple([(result, parameter) for result, parameter in head["overwrites"]]),
+            tuple([_layout(*x) for x in head["layouts"]]),
+            tuple(head["reads"]),
         )
+
+
+def _layout(result: int, weight: int, name: str, attributes: dict[str, Any]) -> Layout:
+    """KeyError for an unknown operation."""
+    definition = REGISTRY[name](**attributes)
+    if not isinstance(definition, GraphOp) or not definition.layout:
+        raise ValueError(f"{name} is no layout")
+    return Layout(result, weight, definition)
 
 
 @cache
@@ -148,8 +179,7 @@ def compiled(graph: Graph, weights: Sequence[int] = ()) -> tuple[CompiledCode, C
             except (ValueError, KeyError):  # an entry that is none is a miss
                 store.remove(key)
     compilation = compile_stages(graph, target, opt_level=opt_level, profile=knobs.profile, weights=weights)
-    prepares = compilation.preparation
-    code = CompiledCode.of(compilation, None if prepares is None else compiled(prepares)[0])
+    code = CompiledCode.of(compilation)
     if knobs.dump:
         dump(compilation, knobs.dump)
     if knobs.debug >= 1:

@@ -20,6 +20,7 @@ from flambeau.compiler import options
 from flambeau.compiler.diagnostics import caller_location
 from flambeau.compiler.dialects.graph.autograd_ops import CustomGradient, StopGradient
 from flambeau.compiler.dialects.graph.constants import Constant, DimensionValue, Literal
+from flambeau.compiler.dialects.graph.packing import UnpackPanels
 from flambeau.compiler.dialects.graph.shape import Reshape, Slice
 from flambeau.compiler.ir import interpreter
 from flambeau.compiler.ir.core import Graph, Operation, Tracing, Value, create, infer_types, rebuild, untraced
@@ -88,8 +89,10 @@ def record_all(definition: Any, *values: Value) -> tuple[Value, ...]:
             if v.requires_grad:
                 flows = True
                 break
-    if not flows and type(definition) in _PARTS and values[0].data is not None and state.trace is None:
-        return (_part(definition, values[0]),)
+    if not flows and type(definition) in _PARTS and state.trace is None:
+        array = known_content(values[0])
+        if array is not None:
+            return (_part(definition, values[0], array),)
     results = create(definition, *values, location=caller_location(), requires_grad=flows).results
     if flows:
         for r in results:
@@ -103,9 +106,8 @@ def record_all(definition: Any, *values: Value) -> tuple[Value, ...]:
 _PARTS = (Slice, Reshape)
 
 
-def _part(definition: Any, value: Value) -> Value:
+def _part(definition: Any, value: Value, array: Array) -> Value:
     (type_,) = infer_types(definition, (value.type,))
-    array = value.data
     if isinstance(definition, Slice):
         bounds = zip(definition.start_indices, definition.limit_indices, definition.strides)
         array = array[tuple([slice(*b) for b in bounds])]
@@ -173,9 +175,10 @@ def _cast(x: Any, element: ElementType) -> Array:
 
 def stop_gradient(value: Value) -> Value:
     """The same content, independent for autograd."""
-    if value.data is not None:
+    array = value.data
+    if array is not None:
         result = Value(value.type)
-        result.data = value.data
+        result.data = array
         return result
     result = record(StopGradient(), value)
     result.requires_grad = False
@@ -199,9 +202,41 @@ def sync() -> None:
 
 def content(value: Value) -> Array:
     """The value as an array, computed if it was not yet."""
-    if value.data is None:
-        evaluate((value,))
-    return value.data  # type: ignore[no-any-return]
+    while (array := value.data) is None:  # again, where another thread has just released it (`weights`)
+        owner = value.owner
+        if owner is not None and type(owner.definition) is StopGradient and state.trace is None:
+            value.data = content(owner.operands[0])  # the same memory, as `detach` promises
+            value.owner = None
+        else:
+            evaluate((value,))
+    return array  # type: ignore[no-any-return]
+
+
+def known_content(value: Value) -> Array | None:
+    """The content, if it is known or a released weight's: what shows a part of it shares its memory."""
+    array, owner = value.data, value.owner
+    if array is not None or owner is None:
+        return array  # type: ignore[no-any-return]
+    if type(owner.definition) is StopGradient:
+        (origin,) = owner.operands
+        return None if known_content(origin) is None else content(value)
+    return content(value) if is_released(value) else None
+
+
+def is_released(value: Value) -> bool:
+    """Is it a weight whose content is kept in another layout only (`weights`)?"""
+    owner = value.owner
+    return owner is not None and isinstance(owner.definition, UnpackPanels) and value.data is None
+
+
+def unpacked(value: Value) -> Array:
+    """The content of a released weight, which stays released."""
+    owner = value.owner
+    if owner is None:  # another thread wanted it for longer
+        return content(value)
+    copy = create(owner.definition, *owner.operands).result
+    compute([copy])
+    return copy.data  # type: ignore[no-any-return]
 
 
 class _Plan:
@@ -235,7 +270,7 @@ class TraceError(RuntimeError):
 
 def compute(wanted: list[Value]) -> None:
     """Compute exactly `wanted` (and what their derivatives will read), none of which has data."""
-    key, numbers, leaves = structure(wanted)
+    key, numbers, leaves, contents = structure(wanted)
     plan = _PLANS.get(key)
     if plan is None:
         statistics.compilations += 1
@@ -245,7 +280,7 @@ def compute(wanted: list[Value]) -> None:
     statistics.evaluations += 1
     by_number = list(numbers)
     targets = wanted + [by_number[i] for i in plan.kept]
-    for value, data in zip(targets, plan.executable([v.data for v in leaves])):
+    for value, data in zip(targets, plan.executable(contents)):
         value.data = data
     for value in targets:
         meta = value.hooks
@@ -253,11 +288,12 @@ def compute(wanted: list[Value]) -> None:
             value.owner = None
 
 
-def structure(wanted: Sequence[Value]) -> tuple[Any, dict[Value, int], list[Value]]:
-    """The graph below `wanted` as a hashable key, its values in a fixed order, and its leaves "
-    "(known values)."""
+def structure(wanted: Sequence[Value]) -> tuple[Any, dict[Value, int], list[Value], list[Array]]:
+    """The graph below `wanted` as a hashable key, its values in a fixed order, its leaves (known values), and their
+    contents: as they are seen here, since another thread may release one (`weights`) or compute one."""
     numbers: dict[Value, int] = {}
     leaves: list[Value] = []
+    contents: list[Array] = []
     parts: list[Any] = []
     done: set[Operation] = set()
     stack: list[Any] = [(v, 0) for v in reversed(wanted)]
@@ -265,12 +301,16 @@ def structure(wanted: Sequence[Value]) -> tuple[Any, dict[Value, int], list[Valu
         value, visited = stack.pop()
         if value in numbers:
             continue
+        array = value.data
         operation = value.owner
-        if value.data is not None or operation is None:
-            if value.data is None:
+        if array is None and operation is None:
+            array = value.data  # computed in between
+            if array is None:
                 raise RuntimeError(f"a value without content was observed: {value!r}")
+        if array is not None or operation is None:
             numbers[value] = len(numbers)
             leaves.append(value)
+            contents.append(array)
             parts.append(value.type)
             continue
         if operation in done:  # another result of an operation that is numbered already
@@ -287,7 +327,7 @@ def structure(wanted: Sequence[Value]) -> tuple[Any, dict[Value, int], list[Valu
         parts.append((kind, tuple([numbers[v] for v in operation.operands]), value.requires_grad))
         for result in operation.results:
             numbers[result] = len(numbers)
-    return (tuple(parts), tuple([numbers[v] for v in wanted])), numbers, leaves
+    return (tuple(parts), tuple([numbers[v] for v in wanted])), numbers, leaves, contents
 
 
 def _plan(wanted: list[Value], numbers: dict[Value, int], leaves: list[Value]) -> _Plan:
@@ -349,8 +389,8 @@ def _is_leaf(value: Value) -> bool:
 def compiled(graph: Graph, weights: int = 0) -> Any:
     """The switch between compiled code and the interpreter; the compiler loads when it is first needed.
 
-    The last `weights` parameters keep their content from call to call: ``hold(arrays)`` takes it, and calls give
-    what that returns as a second argument.
+    The last `weights` parameters keep their content from call to call: `weights.hold` takes it, and calls give what that
+    returns as a second argument.
     """
     if options.current().interpret:
         return Interpreted(graph)
@@ -364,11 +404,13 @@ class Interpreted:
     """A graph run by the operations' own NumPy rules: slow, and independent of code generation."""
 
     overwrites = ()
+    layouts = ()
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self.reads = range(len(graph.parameters))
 
-    def hold(self, arrays: list[Any]) -> list[Any]:
+    def hold(self, arrays: list[Any], laid_out: list[Any]) -> list[Any]:
         return arrays
 
     def __call__(self, arrays: list[Any], held: Sequence[Any] = (), into: Any = None) -> list[Any]:

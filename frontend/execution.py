@@ -39,13 +39,15 @@ class Executable:
 
     `dims` are the values of `symbols`, the graph's symbolic dimensions. The last `weights` of the parameters keep their
     content: `hold` prepares it, and a call gives the result of that instead. `overwrites`: pairs of a result and a
-    parameter that may be given the same memory.
+    parameter that may be given the same memory. `layouts` and `reads` are those of its `CompiledCode`.
     """
 
     __slots__ = (
         "executor",
+        "layouts",
         "module",
         "overwrites",
+        "reads",
         "symbols",
         "unheld",
         "_constants",
@@ -55,10 +57,10 @@ class Executable:
     )
 
     def __init__(self, graph: Graph, code: CompiledCode) -> None:
-        self.overwrites = code.overwrites
+        self.overwrites, self.layouts, self.reads = code.overwrites, code.layouts, code.reads
         prepares = code.preparation
         self._preparation = None if prepares is None else _preparation(prepares)
-        prepared = 0 if prepares is None else len(prepares.results)
+        prepared = len(code.layouts) + (0 if prepares is None else len(prepares.results))
         self.module = module = default_engine().add_object(
             code.object_code, symbols=threads.native_symbols(), exports=[ENTRY]
         )
@@ -108,16 +110,20 @@ class Executable:
         self.executor.check(self.executor(pointers, dims, [address_of(a) for a in outputs]))
         return outputs
 
-    def hold(self, weights: Sequence[Array]) -> Held:
-        """The weights for the calls to come, until one of them changes."""
-        pointers = [address_of(a) for a in weights]
-        keep: list[Any] = list(weights)
+    def hold(self, weights: Sequence[Array | None], laid_out: Sequence[Array]) -> Held:
+        """The weights for the calls to come, until one of them changes: `laid_out` has those that `layouts` ask for, and
+        `weights` need only have those that `reads` names."""
+        pointers = [0 if a is None else address_of(a) for a in weights]
+        keep: list[Any] = [*weights, *laid_out]
+        prepared: list[int] = []
         if self._preparation is not None:
             executor, constants = self._preparation
-            prepared = executor.run(pointers + [b.ptr for b in constants])
-            pointers += [b.ptr for b in prepared]
-            keep += prepared
-        return Held(pointers + self._constants, keep)
+            buffers = executor.run(pointers + [b.ptr for b in constants])
+            prepared = [b.ptr for b in buffers]
+            keep += buffers
+        for layout, array in zip(self.layouts, laid_out, strict=True):  # by their place among the results
+            prepared.insert(layout.result, address_of(array))
+        return Held(pointers + prepared + self._constants, keep)
 
     def dims_of(self, shapes: Sequence[tuple[int, ...]]) -> list[int]:
         """The symbols' values from the parameters' concrete shapes."""
@@ -157,14 +163,26 @@ def compile_graph(graph: Graph, weights: int = 0) -> Executable:
 class ArrayExecutable:
     """An executable that takes and gives NumPy arrays (C-contiguous, of the parameters' dtypes). Static shapes only.
 
-    `hold` takes the arrays of the last `weights` parameters once; calls give what it returns in their place.
+    `weights.hold` takes the last `weights` parameters once; calls give what it returns in their place.
     """
 
-    __slots__ = ("executable", "hold", "overwrites", "_call", "_results", "_run", "_small", "_unheld")
+    __slots__ = (
+        "executable",
+        "hold",
+        "layouts",
+        "overwrites",
+        "reads",
+        "_call",
+        "_results",
+        "_run",
+        "_small",
+        "_unheld",
+    )
 
     def __init__(self, graph: Graph, weights: int = 0) -> None:
         self.executable = compile_graph(graph, weights)
         self.hold, self.overwrites = self.executable.hold, self.executable.overwrites
+        self.layouts, self.reads = self.executable.layouts, self.executable.reads
         types = [tensor_of(r) for r in graph.results]
         self._results = [(t.element.numpy, t.shape) for t in types]
         self._call = self.executable.executor
@@ -195,11 +213,12 @@ class ArrayExecutable:
 class DynamicExecutable:
     """As `ArrayExecutable`, for graphs with symbolic sizes: each call's arrays say what they are."""
 
-    __slots__ = ("executable", "hold", "overwrites", "_names", "_results")
+    __slots__ = ("executable", "hold", "layouts", "overwrites", "reads", "_names", "_results")
 
     def __init__(self, graph: Graph, weights: int = 0) -> None:
         self.executable = compile_graph(graph, weights)
         self.hold, self.overwrites = self.executable.hold, self.executable.overwrites
+        self.layouts, self.reads = self.executable.layouts, self.executable.reads
         self._names = [s.name for s in self.executable.symbols]
         self._results = [tensor_of(r) for r in graph.results]
 

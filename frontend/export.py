@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from flambeau import evaluation
 from flambeau.capture import Capture, Captured, ExportError, settled
 from flambeau.compiler.ir.core import Graph, Value
 from flambeau.compiler.ir.dims import Dim
 from flambeau.compiler.ir.types import TensorType
+from flambeau.compiler.ir.types import from_numpy as from_dtype
 from flambeau.names import state_names
 from flambeau.tensor import Tensor
+from flambeau.weights import hold
 
 Array = np.ndarray[Any, Any]
 
@@ -129,7 +132,8 @@ class Exported:
             return interpreter.evaluate(self.graph, arrays)
         if self._executable is None:
             executable = execution.compile_graph(self.graph, 0 if state else len(weights))
-            self._executable = executable, None if state else executable.hold(weights)
+            values = [evaluation.leaf(a, from_dtype(a.dtype)) for a in ([] if state else weights)]
+            self._executable = executable, hold(executable, values)
         executable, held = self._executable
         sizes = executable.dims_of([a.shape for a in arrays])
         passed = arrays if state else given

@@ -31,6 +31,7 @@ from flambeau.reverse import Meta, is_leaf
 from flambeau.runtime.buffer import is_sole
 from flambeau.storage import Cell, replacements
 from flambeau.tensor import Tensor, new_tensor, read
+from flambeau.weights import hold
 
 
 class Trace:
@@ -86,7 +87,7 @@ class _Entry:
         self.places: set[Cell | int] = set()  # the same, to look up
         self.overwrites: list[tuple[int, int]] = []  # (written result, input) that may share memory
         self.providers: list[tuple[Callable[[], Any], Any]] = []
-        self.constants: list[Any] = []
+        self.constants: list[Value] = []  # known contents that are no cell's
         self.written: list[tuple[Cell | int, Meta | None]] = []
         #: Tensors whose `.grad` is set: had they none before, and what it is then, or a reference to what the last call
         #: made, which is the caller's alone to keep.
@@ -137,7 +138,7 @@ class _Entry:
     def hold(self) -> Any:
         """The weights as they are now, prepared for the calls to come."""
         values = [cell.read() for cell in self.weights]
-        made = self.executable.hold([content(v) for v in values] + self.constants)
+        made = hold(self.executable, values + self.constants)
         self.held = list(zip(self.weights, values)), made
         return made
 
@@ -206,7 +207,8 @@ class _Entry:
 def _content(cell: Cell) -> Any:
     """The cell's content. No reference to its value is left behind: memory may be reused where nobody has one."""
     value = cell.value if cell.parent is None else cell.read()
-    return content(value) if value.data is None else value.data
+    array = value.data
+    return content(value) if array is None else array
 
 
 def _returned(leaf: tuple[str, Any], outputs: list[Value], arguments: Sequence[Tensor]) -> Any:
@@ -490,7 +492,7 @@ def _compile_into(entry: _Entry, parameters: list[Value], results: list[Value]) 
             constants[value] = None
     if any(v.data is None for v in constants):
         raise RuntimeError("compile: a value from another compiled call was used before that call ended")
-    entry.constants = [v.data for v in constants]
+    entry.constants = list(constants)
     kept = len(entry.weights) + len(constants)
     entry.types = [v.type for v in results]
     entry.dynamic = any(isinstance(d, Dim) for v in parameters for d in v.type.shape)  # type: ignore[attr-defined]

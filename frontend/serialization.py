@@ -21,7 +21,7 @@ from flambeau import devices, dtypes, evaluation
 from flambeau.compiler.ir.types import from_numpy
 from flambeau.creation import from_array
 from flambeau.nn.parameter import Parameter
-from flambeau.tensor import Size, Tensor, read
+from flambeau.tensor import Size, Tensor, snapshot
 
 _KEY = "flambeau"
 _VERSION = 1
@@ -96,7 +96,7 @@ def _below(path: str, key: Any) -> str:
 
 
 def _entry(t: Tensor) -> np.ndarray[Any, Any]:
-    return np.require(evaluation.content(read(t)), requirements="C").reshape(tuple(t.shape))
+    return np.require(snapshot(t), requirements="C").reshape(tuple(t.shape))
 
 
 def save(obj: Any, f: str | os.PathLike[str] | BinaryIO) -> None:
@@ -171,7 +171,7 @@ class _Reader:
         if kind == "float":
             return float.fromhex(x)
         if kind == "array":
-            return np.array(evaluation.content(read(self.tensor(x))))
+            return np.array(snapshot(self.tensor(x)))
         if kind == "dtype":
             return dtypes.by_name(x)
         if kind == "device":

@@ -309,7 +309,7 @@ class Tensor:
 
     def tolist(self) -> Any:
         """The elements as nested lists of Python numbers."""
-        return _python(evaluation.content(read(self)))
+        return _python(snapshot(self))
 
     def __bool__(self) -> bool:
         if self.numel() != 1:
@@ -356,7 +356,7 @@ class Tensor:
                 "Only Tensors created explicitly by the user support the deepcopy protocol at the moment"
             )
         kept = self.requires_grad
-        content = np.array(evaluation.content(read(self)))
+        content = np.array(snapshot(self))
         copy = type(self).__new__(type(self))
         _fill(copy, Cell(evaluation.leaf(content, self.dtype.element)), None)
         copy.__dict__.update(self.__dict__)
@@ -368,7 +368,7 @@ class Tensor:
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _rebuild, (
             type(self),
-            np.array(evaluation.content(read(self))),
+            np.array(snapshot(self)),
             self.dtype,
             self.requires_grad,
         )
@@ -465,6 +465,16 @@ def read(tensor: Tensor) -> Value:
         tensor._cached = apply_chain(chain, value)
         tensor._base = value
     return tensor._cached
+
+
+def snapshot(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """The content for reading at once: of a released weight (`weights`) a copy that is not kept."""
+    cell = tensor._cell
+    while cell.parent is not None and cell.through is None:
+        cell = cell.parent
+    if cell.parent is None and tensor._chain is None and evaluation.is_released(cell.value):
+        return evaluation.unpacked(cell.value)
+    return evaluation.content(read(tensor))
 
 
 def write(tensor: Tensor, new: Value, uniform: bool = False) -> Tensor:

@@ -6,12 +6,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from flambeau.compiler.dialects.graph.contraction import DotGeneral
+from flambeau.compiler.dialects.graph.indexing import Gather
 from flambeau.compiler.dialects.graph.packing import PackPanels, UnpackPanels
 from flambeau.compiler.ir.core import Graph, Operation, Value, apply, rebuild
 from flambeau.compiler.ir.types import TensorType
 from flambeau.compiler.passes.split_weights import weight_bytes
 from flambeau.compiler.schedule.cpu_contraction import cpu_shape, panel_width
 from flambeau.compiler.targets.machine import TargetDescription
+
+#: A gather reads panels if they have at least this many times the elements that it reads.
+PART = 8
 
 
 def pack_weights(graph: Graph, weights: Collection[Value], target: TargetDescription) -> Graph:
@@ -38,11 +42,60 @@ def pack_weights(graph: Graph, weights: Collection[Value], target: TargetDescrip
         layout = PackPanels(*d.rhs_axes, width)
         panels = packed.get((layout, right))
         if panels is None:
-            panels = packed[layout, right] = apply(layout, operands[1])
+            panels = packed[layout, right] = _laid_out(layout, operands[1])
         unpacked = apply(UnpackPanels(*d.rhs_axes, width, rhs.shape), panels)
         return (apply(definition, operands[0], unpacked),)
 
     return rebuild(graph, replace)
+
+
+def _laid_out(layout: PackPanels, x: Value) -> Value:
+    """x in panels, of a weight itself where x is a transposed one: then another function may have the same panels."""
+    panels = apply(layout, x)
+    while (folded := layout.fold(x)) is not None and isinstance(folded.owner, Operation):
+        panels = folded
+        if not isinstance(folded.owner.definition, PackPanels):
+            break
+        layout, (x,) = folded.owner.definition, folded.owner.operands
+    return panels
+
+
+def read_from_panels(graph: Graph, weights: Collection[Value]) -> Graph:
+    """An equal graph in which gathers read the panels of a weight that products read from panels: a table of embeddings
+    that is the last layer's matrix too. Then nobody reads the weight itself, and its memory need not be kept."""
+    panels: dict[Value, Value] = {}
+    readers: dict[Value, list[Operation]] = {w: [] for w in weights}
+    for operation in graph.operations:
+        for operand in operation.operands:
+            if operand in readers:
+                readers[operand].append(operation)
+        if isinstance(operation.definition, PackPanels):
+            panels.setdefault(operation.operands[0], operation.result)
+    chosen = {
+        w: panels[w]
+        for w, users in readers.items()
+        if w in panels and w not in graph.results and any(_gathers(o, w) for o in users)
+        if all(_gathers(o, w) or isinstance(o.definition, PackPanels) for o in users)
+    }
+
+    def replace(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
+        if not isinstance(operation.definition, Gather) or operation.operands[0] not in chosen:
+            return None
+        table = operation.operands[0]
+        packed = chosen[table]
+        assert packed.owner is not None and isinstance(packed.owner.definition, PackPanels)
+        unpacked = apply(packed.owner.definition.inverse(_type(table)), packed)
+        return (apply(operation.definition, unpacked, *operands[1:]),)
+
+    return rebuild(graph, replace) if chosen else graph
+
+
+def _gathers(operation: Operation, table: Value) -> bool:
+    """Does it read a small part of `table`? Panels are slower to read by rows."""
+    if not isinstance(operation.definition, Gather) or table in operation.operands[1:]:
+        return False
+    size, all_of_it = _type(operation.result).size, _type(table).size
+    return isinstance(size, int) and isinstance(all_of_it, int) and PART * size <= all_of_it
 
 
 def _type(value: Value) -> TensorType:

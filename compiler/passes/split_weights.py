@@ -86,6 +86,36 @@ def split_weights(graph: Graph, weights: Sequence[Value]) -> Split:
     )
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Result number `result` of a preparation is parameter number `weight` in the layout that `definition` makes."""
+
+    result: int
+    weight: int
+    definition: GraphOp
+
+
+def separate_layouts(preparation: Graph) -> tuple[tuple[Layout, ...], Graph | None]:
+    """The results that are one layout of one weight, and what computes the other results (None if there are none).
+
+    Layouts alone can be made one at a time, be shared between functions, and (`GraphOp.inverse`) replace the weight.
+    """
+    numbers = {p: n for n, p in enumerate(preparation.parameters)}
+    layouts = []
+    for n, result in enumerate(preparation.results):
+        operation = result.owner
+        if operation is None or len(operation.operands) != 1 or operation.operands[0] not in numbers:
+            continue
+        definition = operation.definition
+        assert isinstance(definition, GraphOp)
+        if definition.layout:
+            layouts.append(Layout(n, numbers[operation.operands[0]], definition))
+    alone = {x.result for x in layouts}
+    others = [r for n, r in enumerate(preparation.results) if n not in alone]
+    rest = Graph(preparation.parameters, others, preparation.name) if others else None
+    return tuple(layouts), rest
+
+
 def _worth_keeping(value: Value, known: dict[Value, int]) -> list[Value]:
     """The values at or below `value` to be prepared."""
     found: dict[Value, None] = {}

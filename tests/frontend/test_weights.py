@@ -24,7 +24,7 @@ def entries(compiled: Any) -> list[Any]:
 def prepared(entry: Any) -> int:
     """How many values the entry's preparation makes."""
     preparation = entry.executable.executable._preparation
-    return 0 if preparation is None else preparation[0].n_outputs
+    return len(entry.executable.layouts) + (0 if preparation is None else preparation[0].n_outputs)
 
 
 def runs(compiled: Any, m: nn.Module) -> None:

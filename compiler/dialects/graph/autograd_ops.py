@@ -10,7 +10,6 @@ import numpy as np
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.base import Elementwise, GraphOp, NotDifferentiable, Sample, same_types
 from flambeau.compiler.ir.core import Value
-from flambeau.compiler.ir.dims import Index
 from flambeau.compiler.ir.types import TensorType
 
 Array = np.ndarray[Any, Any]
@@ -22,7 +21,7 @@ class StopGradient(Elementwise):
     name = "graph.stop_gradient"
     vjp = NotDifferentiable("gradients stop here", zero=True)
 
-    def element(self, b: Any, x: Any) -> Any:
+    def decompose(self, x: Value) -> Value:  # type: ignore[override]
         return x
 
     def reference(self, x: Array) -> Array:
@@ -66,8 +65,8 @@ class GradientOf(GraphOp):
             raise self.reject("wrong number of operands", expected=2, actual=len(operands))
         return same_types(self, operands)
 
-    def element_at(self, b: Any, index: tuple[Index, ...], value: Any, source: Any) -> Any:
-        return value(index)
+    def decompose(self, value: Value, source: Value) -> Value:  # type: ignore[override]
+        return value
 
     def vjp(self, ct: Value, value: Value, source: Value, *, result: Value) -> Sequence[Value | None]:
         return (None, build.zeros_like(ct) if self.zero else ct)

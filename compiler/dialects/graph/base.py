@@ -91,6 +91,10 @@ class GraphOp(OpDef):
         """The same result from other graph operations (composites only)."""
         raise NotImplementedError(f"{self.name} is primitive")
 
+    def inverse(self, x: TensorType) -> GraphOp | None:
+        """Of a layout: the operation that gives x back, bit for bit, from x in this layout; None if there is none."""
+        return None
+
     def map_bodies(self, transform: Callable[[Graph], Graph]) -> GraphOp:
         """The operation with `transform` applied to the graphs that it has as attributes: how passes reach them."""
         return self

@@ -10,6 +10,7 @@ import numpy as np
 from flambeau.compiler.dialects.graph import sampling
 from flambeau.compiler.dialects.graph.base import GraphOp, Sample
 from flambeau.compiler.dialects.graph.contraction import decode, encode
+from flambeau.compiler.dialects.graph.shape import Transpose
 from flambeau.compiler.ir.core import Value, apply
 from flambeau.compiler.ir.dims import Index, product
 from flambeau.compiler.ir.types import TensorType, bf16, i8, tensor
@@ -59,13 +60,22 @@ class PackPanels(_Panels):
 
     def fold(self, x: Value) -> Value | None:
         owner = x.owner
-        if owner is None or not isinstance(owner.definition, UnpackPanels):
+        if owner is None:
+            return None
+        if isinstance(owner.definition, Transpose):  # the panels of what it transposes, with its axes
+            of = owner.definition.permutation
+            batch, rows, depth = (tuple([of[a] for a in p]) for p in (self.batch, self.rows, self.depth))
+            return apply(PackPanels(batch, rows, depth, self.width), *owner.operands)
+        if not isinstance(owner.definition, UnpackPanels):
             return None
         (packed,) = owner.operands
         same = self.attributes.items() <= owner.definition.attributes.items()
-        rows, _ = self._sizes(_type(x).shape)
-        whole = product(rows) % self.width == 0  # else what pads the last panel need not be zero
+        count = product(self._sizes(_type(x).shape)[0])
+        whole = count % self.width == 0  # else what pads the last panel need not be zero
         return packed if same and whole and packed.type is self.infer(_type(x)) else None
+
+    def inverse(self, x: TensorType) -> UnpackPanels:
+        return UnpackPanels(self.batch, self.rows, self.depth, self.width, x.shape)
 
     def element_at(self, b: Any, index: tuple[Index, ...], x: Any) -> Any:
         rows, depth = self._sizes(x.type.shape)
@@ -85,7 +95,7 @@ class PackPanels(_Panels):
         return b.guarded(b.in_bounds(row, 0, count), lambda: x(tuple(source)), zero)
 
     def vjp(self, ct: Value, x: Value, *, result: Value) -> tuple[Value]:
-        return (apply(UnpackPanels(self.batch, self.rows, self.depth, self.width, _type(x).shape), ct),)
+        return (apply(self.inverse(_type(x)), ct),)
 
     def reference(self, x: Array) -> Any:
         *batch, panels, depth, width = _numbers(self.packed_shape(x.shape))
