@@ -7,10 +7,12 @@ from contextlib import contextmanager
 
 from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.dims import Dim, Index, product
-from flambeau.compiler.ir.types import i32, i64
+from flambeau.compiler.ir.types import i1, i32, i64
+from flambeau.compiler.ir.types import index as index_type
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.probe import axis_symbols, probe
+from flambeau.compiler.lowering.streaming import either_way, streamed
 
 At = Callable[[Index], tuple[Index, ...]]
 
@@ -51,11 +53,8 @@ def lower_arg_reduce(ctx: LoweringContext, operation: Operation) -> None:
     shape, axis = tensor_of(operand).shape, definition.dimension
     extent = shape[axis]
     step = CHAINS * ctx.lanes
-    straight = (
-        operand in ctx.memory or probe(operand, axis_symbols(shape), lambda v: v not in ctx.memory).straight
-    )
     long = not isinstance(extent, Dim) and 2 * step <= extent < 1 << 31
-    if axis == len(shape) - 1 and long and straight:
+    if axis == len(shape) - 1 and long and _straight(ctx, operand):
         with ctx.rows(shape[:-1], product(shape) * 4) as row:
             best, where = _along_vectors(ctx, operation, row, step)
             _one_by_one(ctx, operation, lambda place: (*row, place), row, extent // step * step, best, where)
@@ -145,16 +144,85 @@ def _along_vectors(
 
 def lower_cumulative(ctx: LoweringContext, operation: Operation) -> None:
     """Emit a running reduction."""
+    (operand,), (result,) = operation.operands, operation.results
+    type = tensor_of(operand)
+    shape, axis = type.shape, definition_of(operation).dimension
+    extent = shape[axis]
+    if (
+        axis < len(shape) - 1
+        or (isinstance(extent, int) and extent < ctx.lanes)
+        or not _straight(ctx, operand)
+    ):
+        with _lines(ctx, shape, axis, 4) as (_, at, _vector):
+            _run(ctx, operation, at, 0, ctx.spread(_start(ctx, operation).value))
+        return
+    whole = extent // ctx.lanes * ctx.lanes
+
+    def emit(past: frozenset[Value]) -> None:
+        with ctx.rows(shape[:-1], product(shape) * 4) as row:
+            carry = _run_by_vectors(ctx, operation, row, whole, result in past)
+            if extent != whole:
+                _run(ctx, operation, lambda place: (*row, place), whole, carry)
+
+    either_way(ctx, streamed(ctx, [result]) if extent == whole else frozenset(), emit)
+
+
+def _start(ctx: LoweringContext, operation: Operation) -> Scalar:
+    start: Scalar = definition_of(operation).init(ctx.e, tensor_of(operation.operands[0]).element)
+    return start
+
+
+def _run(ctx: LoweringContext, operation: Operation, at: At, done: Index, carry: Value) -> None:
+    """Element after element, behind the first `done` of the line."""
     operand, result = operation.operands[0], operation.results[0]
     definition = definition_of(operation)
     type = tensor_of(operand)
-    shape, axis = type.shape, definition.dimension
-    accumulator = definition.accumulator(type.element)
-    b, e = ctx.b, ctx.e
-    with _lines(ctx, shape, axis, 4) as (_, at, _vector):
-        start = ctx.spread(definition.init(e, type.element).value)
-        with b.for_(0, shape[axis], init=[start]) as loop:
-            place = shape[axis] - 1 - loop.index if definition.reverse else loop.index
-            total = definition.combine(e, Scalar(loop.carried[0], accumulator), ctx.read(operand, at(place)))
-            e.store(e.convert(total, type.element), ctx.memory[result], at(place))
-            loop.yield_(ctx.spread(total.value))
+    extent, accumulator = type.shape[definition.dimension], definition.accumulator(type.element)
+    with ctx.b.for_(done, extent, init=[carry]) as loop:
+        place = extent - 1 - loop.index if definition.reverse else loop.index
+        total = definition.combine(ctx.e, Scalar(loop.carried[0], accumulator), ctx.read(operand, at(place)))
+        ctx.e.store(ctx.e.convert(total, type.element), ctx.memory[result], at(place))
+        loop.yield_(ctx.spread(total.value))
+
+
+def _run_by_vectors(
+    ctx: LoweringContext, operation: Operation, row: tuple[Index, ...], whole: Index, past: bool
+) -> Value:
+    """The first `whole` elements of a row: each vector's own running reduction in log2(lanes) steps, and what came before.
+    Gives the last one. A vector waits for the one before it with a single combination only."""
+    operand, result = operation.operands[0], operation.results[0]
+    definition = definition_of(operation)
+    type = tensor_of(operand)
+    b, e, lanes = ctx.b, ctx.e, ctx.lanes
+    start = _start(ctx, operation)
+    nothing = b.broadcast(start.value, lanes)
+    with b.for_(0, whole, lanes, init=[nothing]) as loop:
+        low = type.shape[-1] - lanes - loop.index if definition.reverse else loop.index
+        with b.lanes_of(lanes) as lane:
+            index = (*row, low + lane)
+            x = ctx.read(operand, index)
+            run = e.convert(Scalar(ctx.spread(x.value), x.element), start.element)
+            half = 1
+            while half < lanes:
+                # Blocks of two halves become one run: the upper half is combined with the lower one's end (Sklansky 1960).
+                ends = [i // (2 * half) * 2 * half + half - (not definition.reverse) for i in range(lanes)]
+                lower = Scalar(b.shuffle(run.value, run.value, ends), run.element)
+                place = b.iand(b.index(lane), b.constant(index_type, half))
+                upper = b.icmp("eq" if definition.reverse else "ne", place, b.constant(index_type, 0))
+                run = e.select(Scalar(upper, i1), definition.combine(e, lower, run), run)
+                half *= 2
+            before = Scalar(loop.carried[0], run.element)
+            e.store(
+                e.convert(definition.combine(e, before, run), type.element), ctx.memory[result], index, past
+            )
+            last = b.shuffle(run.value, run.value, [0 if definition.reverse else lanes - 1] * lanes)
+            loop.yield_(definition.combine(e, before, Scalar(last, run.element)).value)
+    return b.extract(loop.results[0], 0)
+
+
+def _straight(ctx: LoweringContext, operand: Value) -> bool:
+    """Has reading the operand a form for vectors?"""
+    shape = tensor_of(operand).shape
+    return (
+        operand in ctx.memory or probe(operand, axis_symbols(shape), lambda v: v not in ctx.memory).straight
+    )

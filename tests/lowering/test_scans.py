@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.reduction import ArgReduce
 from flambeau.compiler.ir.core import Graph, Value
+from flambeau.compiler.ir.interpreter import evaluate
 from flambeau.compiler.ir.types import bf16, f32, f64, i64, tensor, u8
 from flambeau.execution import run_graph
 
@@ -36,3 +37,37 @@ def test_the_first_nan_wins(places: list[int], kind: str, extent: int) -> None:
     x = Value(tensor((extent,), f32))
     (found,) = run_graph(Graph([x], [build.make(ArgReduce(0, kind), build.neg(x))]), [array])
     assert found == getattr(-array, kind)(0)
+
+
+@given(
+    st.sampled_from(["sum", "prod", "max", "min"]),
+    st.booleans(),
+    st.sampled_from(sorted(ELEMENTS)),
+    st.integers(1, 5),
+    st.integers(1, 90),
+    st.booleans(),
+)
+def test_running_reductions_along_rows(
+    kind: str, reverse: bool, element: str, rows: int, extent: int, computed: bool
+) -> None:
+    array = np.random.default_rng(extent).integers(1, 4, (rows, extent)).astype(ELEMENTS[element].numpy)
+    x = Value(tensor(array.shape, ELEMENTS[element]))
+    graph = Graph([x], [build.cumulative(build.add(x, x) if computed else x, 1, kind, reverse)])
+    (found,) = run_graph(graph, [array])
+    np.testing.assert_array_equal(found, evaluate(graph, [array])[0])
+
+
+def test_nan_and_infinity_stay_in_a_running_sum() -> None:
+    array = np.ones((2, 100), np.float32)
+    array[0, 37], array[1, 5], array[1, 70] = np.nan, np.inf, -np.inf
+    x = Value(tensor(array.shape, f32))
+    (found,) = run_graph(Graph([x], [build.cumulative(x, 1)]), [array])
+    np.testing.assert_array_equal(found, np.cumsum(array, 1))
+
+
+def test_a_long_running_sum_is_as_good_as_one_in_f64() -> None:
+    array = np.random.default_rng(0).standard_normal((3, 5003)).astype(np.float32)
+    x = Value(tensor(array.shape, f32))
+    (found,) = run_graph(Graph([x], [build.cumulative(x, 1)]), [array])
+    exact = np.cumsum(array, 1, dtype=np.float64)
+    np.testing.assert_array_less(np.abs(found - exact), 0.51 * np.spacing(np.abs(exact).astype(np.float32)))

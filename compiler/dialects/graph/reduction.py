@@ -230,7 +230,8 @@ class ArgReduce(GraphOp):
 class Cumulative(GraphOp):
     """Running sum, prod, max or min (`kind`, NaN wins) along `dimension`; from the end with `reverse`. x is numeric.
 
-    Halves add up in f32. At ties of max and min the gradient goes to the latest, as in `torch.cummax`.
+    Sums and products of f32 are kept in f64, those of halves in f32. At ties of max and min the gradient goes to the
+    latest, as in `torch.cummax`.
     """
 
     name = "graph.cumulative"
@@ -253,7 +254,9 @@ class Cumulative(GraphOp):
 
     def accumulator(self, element: ElementType) -> ElementType:
         """The element type of `init` and `combine` for an operand of `element`."""
-        return accumulator(self.kind, element)
+        # A long run in f32 would lose digits step by step, which a sum that is made in parts does not.
+        wide = element is f32 and self.kind in ("sum", "prod")
+        return f64 if wide else accumulator(self.kind, element)
 
     def init(self, b: Any, element: ElementType) -> Any:
         """The scalar from which a run over operands of `element` starts, of type `accumulator(element)`."""
