@@ -6,18 +6,20 @@ so what reads it belongs to loop 1, and so on. A softmax is three loops over a r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from flambeau.compiler.dialects.graph.base import Elementwise
 from flambeau.compiler.ir.core import Value
-from flambeau.compiler.ir.dims import Dim, Index, Symbol, minimum, of_symbol, product
+from flambeau.compiler.ir.dims import Dim, Index, Symbol, minimum, of_symbol, product, recombine
 from flambeau.compiler.ir.types import ElementType, MemRefType, i1
 from flambeau.compiler.lowering.boxes import Box, box_reads, boxes_of
-from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
+from flambeau.compiler.lowering.context import LoweringContext, decode, definition_of, tensor_of
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.probe import Reads, axis_symbols, probe
 from flambeau.compiler.lowering.streaming import either_way, streamed
 from flambeau.compiler.lowering.transposing import crossing_of, lower_transposing
+from flambeau.compiler.lowering.views import coefficient_of
 from flambeau.compiler.passes.fuse import RowDomain, outer_axes, position_in, role
 
 #: Elements of a flat element kernel that one iteration of the parallel loop computes.
@@ -25,6 +27,8 @@ BLOCK = 4096
 #: Accumulators that a cheap reduction has side by side, and up to which cost of an element it counts as cheap.
 CHAINS = 4
 CHEAP = 6
+#: Elements from which on several axes at a row's end are one loop of vectors.
+SHORTEST = 4
 
 
 class _Stage:
@@ -36,18 +40,48 @@ class _Stage:
 
 def lower_rows(ctx: LoweringContext, values: Sequence[Value], domain: RowDomain, results: set[Value]) -> None:
     """Emit a group of values (operands before users) over `domain`. Those in `results` have a buffer in `ctx.memory`."""
-    _, stages = levelled_stages(values, domain)
+    joined = _joined(values, domain, ctx.lanes)
+    _, stages = levelled_stages(values, domain, joined)
     cost = sum(s.reads.cost + 1 for s in stages)
-    inner = tuple(domain.shape[a] for a in domain.inner)
+    sizes = tuple([domain.shape[a] for a in domain.inner])
+    inner = (*sizes[: len(sizes) - joined], product(sizes[len(sizes) - joined :]))
     rows = tuple(domain.shape[a] for a in domain.kept)
     whole = bool(inner) and isinstance(inner[-1], int) and inner[-1] % ctx.lanes == 0
     full = [s.value for s in stages if s.role == "full" and s.value in results and not _read_later(stages, s)]
 
     def emit(past: frozenset[Value]) -> None:
         with ctx.rows(rows, product(domain.shape) * cost) as row:
-            _Row(ctx, stages, domain, row, inner, results, past).emit()
+            _Row(ctx, stages, domain, row, inner, results, past, joined).emit()
 
     either_way(ctx, streamed(ctx, full) if whole else frozenset(), emit)
+
+
+def _joined(values: Sequence[Value], domain: RowDomain, lanes: int) -> int:
+    """How many of a row's axes are one loop: those at its end, if the last one does not fill its vectors, and if whatever is
+    read there lies on end or stays the same."""
+    shape, axes = domain.shape, domain.inner
+    together: list[int] = []
+    for axis in reversed(range(len(shape))):
+        extent = shape[axis]
+        if axis not in axes or not isinstance(extent, int):
+            break
+        together.append(extent)
+    count = len(together)
+    if count < 2 or together[0] == 1 or together[0] % lanes == 0 or math.prod(together) < SHORTEST:
+        return min(1, len(axes))
+    index, stages = levelled_stages(values, domain, count)
+    symbols = frozenset(index[-1].symbols()) if isinstance(index[-1], Dim) else frozenset()
+    accesses = [access for stage in stages for access in stage.reads.accesses]
+    ends = all(s.reads.straight for s in stages) and all(_on_end(v, at, symbols) for v, at in accesses)
+    return count if ends else 1
+
+
+def _on_end(value: Value, at: tuple[Index, ...], symbols: frozenset[Symbol]) -> bool:
+    """Is the element at `at` the next one in memory, or the same, when the only one of `symbols` moves on by one?"""
+    offset: Index = 0
+    for extent, position in zip(tensor_of(value).shape, at, strict=True):
+        offset = offset * extent + position
+    return all(coefficient_of(recombine(offset), symbol) in (0, 1) for symbol in symbols)
 
 
 def _read_later(stages: Sequence[_Stage], stage: _Stage) -> bool:
@@ -58,9 +92,16 @@ def _read_later(stages: Sequence[_Stage], stage: _Stage) -> bool:
     )
 
 
-def levelled_stages(values: Sequence[Value], domain: RowDomain) -> tuple[tuple[Index, ...], list[_Stage]]:
-    """A group's values with their loops, and the position in the domain that their reads refer to."""
+def levelled_stages(
+    values: Sequence[Value], domain: RowDomain, joined: int = 1
+) -> tuple[tuple[Index, ...], list[_Stage]]:
+    """A group's values with their loops, and the position in the domain that their reads refer to. The last `joined` axes
+    have one symbol together."""
     group, index = set(values), axis_symbols(domain.shape)
+    if joined > 1:
+        sizes = domain.shape[-joined:]
+        at = of_symbol(Symbol("joined", 0, product(sizes) - 1, 0))
+        index = (*index[:-joined], *decode(at, sizes))
     stages = [_stage(value, domain, index, group) for value in values]
     _assign_levels(stages, domain, index)
     return index, stages
@@ -110,7 +151,10 @@ class _Row:
         inner: tuple[Index, ...],
         results: set[Value],
         past: frozenset[Value],
+        joined: int = 1,
     ) -> None:
+        #: How many of the domain's axes are the row's last loop.
+        self.joined = joined
         self.ctx, self.stages, self.domain, self.row, self.inner, self.results = (
             ctx,
             stages,
@@ -149,8 +193,8 @@ class _Row:
         return known
 
     def _give_row_buffer(self, value: Value) -> None:
-        sizes = [d for d in self.inner if isinstance(d, int)]
-        assert len(sizes) == len(self.inner), "values kept in a row have static rows: fuse sees to it"
+        sizes = [d for a in self.domain.inner if isinstance(d := self.domain.shape[a], int)]
+        assert len(sizes) == len(self.domain.inner), "values kept in a row have static rows: fuse sees to it"
         self.row_buffers[value] = self.ctx.b.alloca(sizes, tensor_of(value).element)
 
     def position(self, inner: tuple[Index, ...]) -> tuple[Index, ...]:
@@ -158,6 +202,8 @@ class _Row:
         index: list[Index] = [0] * len(self.domain.shape)
         for axis, at in zip(self.domain.kept, self.row, strict=True):
             index[axis] = at
+        if self.joined > 1:
+            inner = (*inner[:-1], *decode(inner[-1], self.domain.shape[-self.joined :]))
         for axis, at in zip(self.domain.inner, inner, strict=True):
             index[axis] = at
         return tuple(index)
@@ -185,6 +231,8 @@ class _Row:
         last = self.inner[-1] if self.inner else 1
         straight = all(s.reads.straight for s in stages)
         lanes = ctx.lanes if straight and not (isinstance(last, int) and last < ctx.lanes) else 0
+        if self.joined > 1 and isinstance(last, int) and last < ctx.lanes:
+            lanes = 1 << last.bit_length() - 1
         initial = [self._initial(s, lanes) for s in reductions]
         totals = self._nest(stages, reductions, 0, (), initial, lanes)
         for stage, total in zip(reductions, totals, strict=True):
