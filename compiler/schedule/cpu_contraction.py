@@ -212,6 +212,8 @@ def _few(
         return ContractionSchedule("few", lanes, rows, 1, depth, m, columns)
     if not b.unit_row or not streams or m <= STREAMED_ROWS:
         return None
+    if k * lanes * size < cpu.l1 // 2:
+        return None  # so little is summed that transposing the sums takes as long
     if n * size % PAGE:
         vectors, depth = 1, 64
     else:  # a column's elements are in few sets of the caches: it is better read seldom
