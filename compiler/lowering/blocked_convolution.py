@@ -1,16 +1,17 @@
 """Convolutions of one group, directly: vectors along output features, pixels broadcast, no matrix of windows.
 
 Padded inputs are copied first, image by image, zeros and all; others are read where they lie. Then each task computes
-some rows of a block of features, in register tiles of pixels x features whose sums stay in registers over all input
-features and taps. A finished tile is transposed in registers, so that the epilogue sees vectors along a row.
+some rows of a block of features, in register tiles of pixels x features: all of its tiles over some input features, then
+over the next. Finished pixels are transposed in registers, so that the epilogue sees vectors along a row.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 from flambeau.compiler.dialects.graph.blocked_convolution import BlockedConvolution
 from flambeau.compiler.dialects.graph.contraction import accumulator_of, decode, encode
@@ -33,6 +34,14 @@ def blocked_workspace(ctx: LoweringContext, operation: Operation) -> Index:
 def lower_blocked_convolution(ctx: LoweringContext, operation: Operation, workspace: Value | None) -> None:
     """Emit a `blocked_convolution`, and its epilogue."""
     _Blocked(ctx, operation).emit(workspace)
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """Tile number `tile` of the `tiles` of a task."""
+
+    tile: Index
+    tiles: int
 
 
 class _Blocked:
@@ -61,6 +70,8 @@ class _Blocked:
         size = ConvolutionSize(self.batch, self.space, op.features, _number(w.shape[1]))
         self.tile = choose_tile(size, self.accumulator, cpu, _number(w.shape[2]))
         self.blocks = _number(w.shape[0])
+        #: Is the kernel so large that it comes from memory, or from a cache that is almost as far?
+        self.fetches = math.prod([_number(d) for d in w.shape]) * self.accumulator.itemsize > cpu.l2 // 4
         canonical = (op.input_batch, op.input_feature, *op.input_spatial) == tuple(range(x.rank))
         unpadded = all(p == (0, 0) for p in op.padding)
         self.copies = not (unpadded and canonical and self.x in ctx.memory and x.element is self.accumulator)
@@ -162,7 +173,7 @@ class _Blocked:
         """All results of some images, whose inputs are in `source` from its first on."""
         tile = self.tile
         outer = self.space[:-2]
-        down = -(-self.space[-2] // tile.rows) if len(self.space) > 1 else 1
+        height = self.space[-2] if len(self.space) > 1 else 1
         strips = -(-self.space[-1] // tile.strip)
         images = (count + tile.images - 1) // tile.images
         taps = math.prod(self.window)
@@ -171,38 +182,119 @@ class _Blocked:
             self.channels * math.prod(self.extents)
         )
         extents = (self.blocks, images) if kernel_first else (images, self.blocks)
-        with self.ctx.rows((*extents, *outer, down, strips), work) as at:
+        with self.ctx.rows((*extents, *outer, -(-height // tile.down), strips), work) as at:
             block, group = at[:2] if kernel_first else at[1::-1]
-            # A finished tile has whole vectors, the last of which may reach beyond the strip.
-            scratch = self.b.alloca((tile.block * self._pitch,), self.accumulator)
             image, skip_image = _start(group, tile.images, count)
-            y, skip_y = _start(at[-2], tile.rows, self.space[-2] if len(self.space) > 1 else 1)
+            y, skip_y = _start(at[-2], tile.down, height)
             left = at[-1] * tile.strip
             width = minimum(self.space[-1] - left, tile.strip) if self.space[-1] % tile.strip else tile.strip
             place = (*at[2:-2], y, left) if len(self.space) > 1 else (left,)
-
-            def column(number: Index, _: list[Value]) -> None:
-                x, _skip = _start(number, tile.columns, width)
-                sums = self._sums(source, block, image, (*place[:-1], left + x))
-                self._keep(sums, scratch, x)
-
-            self.b.for_(0, (width + tile.columns - 1) // tile.columns, 1, column)
-            self._store(scratch, block, first + image, place, width, (skip_image, skip_y))
+            totals = self._totals(source, block, image, place, width)
+            self._store(totals, block, first + image, place, width, (skip_image, skip_y))
 
     @property
     def _pitch(self) -> int:
-        """Elements of a feature in the finished strip."""
-        tile = self.tile
-        whole = -(-tile.pixels // tile.lanes) * tile.lanes
-        return tile.images * tile.rows * tile.strip - tile.pixels + whole
+        """Pixels from one row of a task's sums to the next."""
+        return -(-self.tile.strip // self.tile.columns) * self.tile.columns
 
-    def _sums(self, source: Value, block: Index, image: Index, place: tuple[Index, ...]) -> list[Value]:
-        """The tile's sums, pixel by pixel."""
+    def _totals(
+        self, source: Value, block: Index, image: Index, place: tuple[Index, ...], width: Index
+    ) -> Value:
+        """A task's sums, pixel by pixel: of some input features at a time for all tiles, so that what they read of the input
+        and of the kernel is in the caches when the next tile reads it."""
+        b, tile = self.b, self.tile
+        # Pixels are read by whole vectors when they are stored, which may reach beyond the last.
+        pixels = tile.images * tile.down * self._pitch + tile.lanes
+        totals = b.alloca((pixels * tile.block,), self.accumulator)
+        across = (width + tile.columns - 1) // tile.columns
+        tiles = tile.down // tile.rows * -(-tile.strip // tile.columns)
+        chunk = self._chunk
+
+        def some(low: Index, high: Index) -> None:
+            def one(row: Index, number: Index) -> None:
+                x, _ = _start(number, tile.columns, width)
+                at = [*place[:-1], place[-1] + x]
+                if len(place) > 1:
+                    at[-2] = at[-2] + row * tile.rows
+                ahead = _Ahead(row * -(-tile.strip // tile.columns) + number, tiles)
+                sums = self._sums(source, block, image, at, low, high, ahead)
+                # A last tile that starts earlier has a place of its own all the same, since it is added to.
+                self._add(
+                    sums,
+                    totals,
+                    row * (tile.rows * self._pitch) + number * tile.columns,
+                    chunk < self.channels,
+                )
+
+            b.for_(
+                0,
+                tile.down // tile.rows,
+                1,
+                lambda row, _: b.for_(0, across, 1, lambda n, _: one(row, n)) and None,
+            )
+
+        if chunk >= self.channels:
+            some(0, self.channels)
+        else:
+            zero = b.zero(self.accumulator, tile.lanes)
+            b.for_(0, pixels * tile.block, tile.lanes, lambda at, _: b.vector_store(zero, totals, (at,)))
+            even = self.channels % chunk == 0
+            b.for_(
+                0,
+                self.channels,
+                chunk,
+                lambda low, _: some(low, low + chunk if even else minimum(low + chunk, self.channels)),
+            )
+        if not (isinstance(width, int) and width % tile.columns == 0):
+            self._join(totals, width, across)
+        return totals
+
+    def _add(self, sums: list[Value], totals: Value, place: Index, more: bool) -> None:
+        """Put a tile's sums to those of other input features."""
+        b, tile = self.b, self.tile
+        pixels = itertools.product(range(tile.images), range(tile.rows), range(tile.columns))
+        for number, (i, y, x) in enumerate(pixels):
+            pixel = place + ((i * tile.down + y) * self._pitch + x)
+            for v in range(tile.vectors):
+                at, value = (pixel * tile.block + v * tile.lanes,), sums[number * tile.vectors + v]
+                if more:
+                    value = b.add(b.vector_load(totals, at, tile.lanes), value, self.accumulator)
+                b.vector_store(value, totals, at)
+
+    def _join(self, totals: Value, width: Index, across: Index) -> None:
+        """Move the pixels of each row's last tile to where the others end."""
+        b, tile = self.b, self.tile
+        source, target = (across - 1) * tile.columns, width - tile.columns
+
+        def row(number: Index, _: list[Value]) -> None:
+            start = number * self._pitch
+
+            def pixel(x: Index, _: list[Value]) -> None:
+                for v in range(tile.vectors):
+                    value = b.vector_load(
+                        totals, ((start + source + x) * tile.block + v * tile.lanes,), tile.lanes
+                    )
+                    b.vector_store(value, totals, ((start + target + x) * tile.block + v * tile.lanes,))
+
+            b.for_(0, tile.columns, 1, pixel)
+
+        b.for_(0, tile.images * tile.down, 1, row)
+
+    def _sums(
+        self,
+        source: Value,
+        block: Index,
+        image: Index,
+        place: Sequence[Index],
+        low: Index,
+        high: Index,
+        ahead: _Ahead,
+    ) -> list[Value]:
+        """The tile's sums over input features from `low` to below `high`, pixel by pixel."""
         b, tile = self.b, self.tile
         pixels = list(itertools.product(range(tile.images), range(tile.rows), range(tile.columns)))
         origin = [p * s for p, s in zip(place, self.strides, strict=True)]
         looped, written = self._loops()
-        count = math.prod([self.window[axis] for axis in written])
 
         def body(channel: Index, unroll: int, at: dict[int, Index], sums: list[Value]) -> list[Value]:
             out = list(sums)
@@ -234,19 +326,43 @@ class _Blocked:
                 0, self.window[axis], 1, lambda t, x: nested(channel, unroll, at | {axis: t}, x), sums
             )
 
-        unroll = min(self.channels, max(1, UNROLL // count))
+        unroll = self._unroll
 
-        def some(low: Index, high: Index) -> list[Value]:
-            sums = [b.zero(self.accumulator, tile.lanes)] * (tile.pixels * tile.vectors)
-            whole = low + (high - low) // unroll * unroll
-            sums = b.for_(low, whole, unroll, lambda c, x: nested(c, unroll, {}, x), sums)
-            if unroll == 1 or high == whole:
-                return sums
-            if isinstance(high, int) and isinstance(whole, int):
-                return nested(whole, high - whole, {}, sums)
-            return b.for_(whole, high, 1, lambda c, x: nested(c, 1, {}, x), sums)
+        def several(channel: Index, sums: list[Value]) -> list[Value]:
+            self._fetch(block, channel, low, ahead)
+            return nested(channel, unroll, {}, sums)
 
-        return self._by_chunks(some, -(-self._chunk // unroll) * unroll)
+        sums = [b.zero(self.accumulator, tile.lanes)] * (tile.pixels * tile.vectors)
+        whole = low + (high - low) // unroll * unroll
+        sums = b.for_(low, whole, unroll, several, sums)
+        if unroll == 1 or high == whole:
+            return sums
+        if isinstance(high, int) and isinstance(whole, int):
+            return nested(whole, high - whole, {}, sums)
+        return b.for_(whole, high, 1, lambda c, x: nested(c, 1, {}, x), sums)
+
+    def _fetch(self, block: Index, channel: Index, low: Index, ahead: _Ahead) -> None:
+        """Ask for a part of the kernel that the next input features are multiplied with, which lies behind these: each tile
+        for its share, so that memory is busy as evenly as the multipliers."""
+        if not self.fetches:
+            return
+        b, tile, unroll, taps = self.b, self.tile, self._unroll, math.prod(self.window)
+        line = max(1, 64 // self.accumulator.itemsize)
+        iterations = -(-self._chunk // unroll)
+        lines = -(-self._chunk * taps * tile.block // line)
+        each = -(-lines // (ahead.tiles * iterations))
+        behind = (block * self.channels + low + self._chunk) * (taps * tile.block)
+        number = (ahead.tile * iterations + (channel - low) // unroll) * each
+        kernel = self.ctx.b.flat(self.ctx.memory[self.w])
+        for n in range(each):
+            b.prefetch(kernel, (behind + (number + n) * line,), locality=2)
+
+    @property
+    def _unroll(self) -> int:
+        """Input features in one body of the loop over them."""
+        _, written = self._loops()
+        taps: int = math.prod([self.window[axis] for axis in written])
+        return min(self.channels, max(1, UNROLL // taps))
 
     def _pixel(self, source: Value, image: Index, channel: Index, where: list[Index]) -> Value:
         if not self.op.pointwise:
@@ -257,27 +373,15 @@ class _Blocked:
     @property
     def _chunk(self) -> int:
         """Input features whose products are summed before their sum is added to that of the others: rounding errors grow
-        with the number of additions one after the other."""
-        return balanced(self.channels, max(1, SUMMED // math.prod(self.window)))
-
-    def _by_chunks(self, some: Callable[[Index, Index], list[Value]], chunk: int) -> list[Value]:
-        """The sums of ``some(first, last)`` over chunks of the input features."""
-        b, tile = self.b, self.tile
-        if chunk >= self.channels:
-            return some(0, self.channels)
-        count = tile.pixels * tile.vectors
-        total = b.alloca((count * tile.lanes,), self.accumulator)
-
-        def add(first: Index, _: list[Value]) -> None:
-            last = first + chunk if self.channels % chunk == 0 else minimum(first + chunk, self.channels)
-            for n, x in enumerate(some(first, last)):
-                before = b.vector_load(total, (n * tile.lanes,), tile.lanes)
-                b.vector_store(b.add(before, x, self.accumulator), total, (n * tile.lanes,))
-
-        for n, x in enumerate(some(0, chunk)):
-            b.vector_store(x, total, (n * tile.lanes,))
-        b.for_(chunk, self.channels, chunk, add)
-        return [b.vector_load(total, (n * tile.lanes,), tile.lanes) for n in range(count)]
+        with the number of additions one after the other. A divisor of their number, if there is one near."""
+        most = max(1, SUMMED // math.prod(self.window))
+        if most >= self.channels:
+            return self.channels
+        unroll = self._unroll
+        for chunk in range(most * 9 // 8 // unroll * unroll, most // 2, -unroll):
+            if self.channels % chunk == 0:
+                return chunk
+        return -(-balanced(self.channels, most) // unroll) * unroll
 
     def _loops(self) -> tuple[list[int], list[int]]:
         """The window's dimensions that are loops, and those that are written out.
@@ -299,77 +403,112 @@ class _Blocked:
                 written.insert(0, axis)
         return looped, written
 
-    def _keep(self, sums: list[Value], scratch: Value, column: Index) -> None:
-        """A tile's sums on the stack, feature by feature; the elements after them are its right neighbour's, or nobody's."""
-        b, tile = self.b, self.tile
-        zero = b.zero(self.accumulator, tile.lanes)
-        for v in range(tile.vectors):
-            vectors = [sums[p * tile.vectors + v] for p in range(tile.pixels)]
-            vectors += [zero] * (-tile.pixels % tile.lanes)
-            for start in range(0, len(vectors), tile.lanes):
-                for f, x in enumerate(transpose(b, vectors[start : start + tile.lanes])):
-                    b.vector_store(x, scratch, ((v * tile.lanes + f) * self._pitch + column + start,))
-
     def _store(
         self,
-        scratch: Value,
+        totals: Value,
         block: Index,
         image: Index,
         place: tuple[Index, ...],
         width: Index,
         skip: tuple[Index, Index],
     ) -> None:
-        """A finished strip, but for rows and images that another one has, through the epilogue."""
-        b, op, tile = self.b, self.op, self.tile
-        features = op.features - block * tile.block
-        features = tile.block if op.features % tile.block == 0 else minimum(features, tile.block)
+        """A task's results, but for rows and images that another one has, through the epilogue: whole rows are one."""
+        b, tile = self.b, self.tile
+        scratch = b.alloca((tile.block * tile.lanes,), self.accumulator)
+        together = tile.strip == self.space[-1] == self._pitch
 
-        def row(f: Index, i: Index, y: Index) -> None:
-            start = f * self._pitch + (i * tile.rows + y) * tile.strip
-            feature = block * tile.block + f
-            if width == 1:
-                self._store_lanes(scratch, start, feature, image + i, place, y, 0)
+        def one_image(i: Index, _: list[Value]) -> None:
+            start = i * (tile.down * self._pitch)
+            if together:
+                count = (tile.down - skip[1]) * self.space[-1]
+                self._store_pixels(
+                    totals, scratch, start + skip[1] * self._pitch, count, block, image + i, place, skip[1]
+                )
                 return
 
-            def lanes(chunk: Index, count: Index | None) -> None:
-                with b.lanes_of(tile.lanes, count) as lane:
-                    self._store_lanes(scratch, start, feature, image + i, place, y, chunk + lane)
+            def row(y: Index, _: list[Value]) -> None:
+                self._store_pixels(
+                    totals, scratch, start + y * self._pitch, width, block, image + i, place, y
+                )
 
-            whole = width // tile.lanes * tile.lanes
-            b.for_(0, whole, tile.lanes, lambda chunk, _: lanes(chunk, None))
-            if width != whole:
-                lanes(whole, width - whole)
+            b.for_(skip[1], tile.down, 1, row)
 
-        def feature(f: Index, _: list[Value]) -> None:
-            def one_image(i: Index, _: list[Value]) -> None:
-                b.for_(skip[1], tile.rows, 1, lambda y, _: row(f, i, y))
+        b.for_(skip[0], tile.images, 1, one_image)
 
-            b.for_(skip[0], tile.images, 1, one_image)
+    def _store_pixels(
+        self,
+        totals: Value,
+        scratch: Value,
+        start: Index,
+        count: Index,
+        block: Index,
+        image: Index,
+        place: tuple[Index, ...],
+        y: Index,
+    ) -> None:
+        """`count` pixels from row `y` of the task on, all features of them: transposed in registers, a vector of pixels at
+        a time."""
+        b, op, tile = self.b, self.op, self.tile
+        features = (
+            tile.block
+            if op.features % tile.block == 0
+            else minimum(op.features - block * tile.block, tile.block)
+        )
 
-        b.for_(0, features, 1, feature)
+        def turn(v: Index, at: Index) -> None:
+            vectors = [
+                b.vector_load(totals, ((start + at + p) * tile.block + v * tile.lanes,), tile.lanes)
+                for p in range(tile.lanes)
+            ]
+            for f, x in enumerate(transpose(b, vectors)):
+                b.vector_store(x, scratch, ((v * tile.lanes + f) * tile.lanes,))
+
+        def chunk(at: Index, some: Index | None) -> None:
+            b.for_(0, tile.vectors, 1, lambda v, _: turn(v, at))
+
+            def feature(f: Index, _: list[Value]) -> None:
+                where = (image, block * tile.block + f)
+                if count == 1:
+                    self._store_lanes(scratch, f * tile.lanes, *where, place, y, 0)
+                    return
+                with b.lanes_of(tile.lanes, some) as lane:
+                    self._store_lanes(scratch, f * tile.lanes + lane, *where, place, y, at + lane)
+
+            b.for_(0, features, 1, feature)
+
+        whole = count // tile.lanes * tile.lanes
+        b.for_(0, whole, tile.lanes, lambda at, _: chunk(at, None))
+        if count != whole:
+            rest = count - whole
+            b.if_equal(minimum(rest, 1), 1, lambda: chunk(whole, rest))
 
     def _store_lanes(
         self,
         scratch: Value,
-        start: Index,
-        feature: Index,
+        source: Index,
         image: Index,
+        feature: Index,
         place: tuple[Index, ...],
         y: Index,
         x: Index,
     ) -> None:
+        """The result at pixel `x` from row `y` of the task on, counted through the rows if there is more than one."""
         ctx, op = self.ctx, self.op
         index: list[Index] = [0] * self.result.rank
         index[op.output_batch], index[op.output_feature] = image, feature
-        pixel = [*place[:-1], place[-1] + x]
-        if len(place) > 1:
-            pixel[-2] = pixel[-2] + y
         if op.pointwise:
-            pixel = list(decode(pixel[0], [self.result.shape[a] for a in op.output_spatial]))
+            pixel = decode(place[0] + x, [self.result.shape[a] for a in op.output_spatial])
+        elif len(place) > 1 and self.tile.strip == self.space[-1]:
+            row, column = decode((place[-2] + y) * self.space[-1] + x, self.space[-2:])
+            pixel = (*place[:-2], row, column)
+        else:
+            pixel = (*place[:-1], place[-1] + x)
+            if len(place) > 1:
+                pixel = (*place[:-2], place[-2] + y, pixel[-1])
         for axis, digit in zip(op.output_spatial, pixel, strict=True):
             index[axis] = digit
         at = tuple(0 if extent == 1 else i for extent, i in zip(self.result.shape, index, strict=True))
-        total = Scalar(ctx.b.load(scratch, (start + x,)), self.accumulator)
+        total = Scalar(ctx.b.load(scratch, (source,)), self.accumulator)
         ctx.finish(self.made, at, ctx.e.convert(total, self.result.element))
 
 

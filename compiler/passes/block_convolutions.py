@@ -16,7 +16,7 @@ from flambeau.compiler.ir.passes import Pass
 from flambeau.compiler.lowering.shallow_convolution import shallow_plan
 from flambeau.compiler.passes.split_weights import weight_bytes
 from flambeau.compiler.schedule.cpu_contraction import CpuShape
-from flambeau.compiler.schedule.cpu_convolution import CHAINS, SHALLOW, ConvolutionSize, choose_tile
+from flambeau.compiler.schedule.cpu_convolution import CHAINS, ConvolutionSize, beats_template, choose_tile
 from flambeau.compiler.schedule.cpu_small_convolution import small_convolution
 
 #: Windows with more taps than this are the gradients of kernels, whose "window" is an image.
@@ -25,23 +25,24 @@ TAPS = 200
 
 def block_convolutions(graph: Graph, cpu: CpuShape, weights: Collection[Value] = ()) -> Graph:
     """An equal graph in which convolutions that are worth it have blocked kernels; of `weights` these are made once."""
-    ready = weight_bytes(graph, weights)
+    known = weight_bytes(graph, weights)
 
     def replace(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
         op = operation.definition
         if not isinstance(op, Convolution):
             return None
         x, w = operands
+        ready = operation.operands[1] in known
         small = small_convolution(op, build.type_of(x), build.type_of(w), cpu)
-        if small is not None and operation.operands[1] not in ready:
+        if small is not None and not ready:
             return None  # too few pixels for a kernel to be put in blocks first
-        block = _block(op, x, w, cpu)
+        block = _block(op, x, w, cpu, ready)
         return None if block is None else (blocked(op, x, w, block),)
 
     return rebuild(graph, replace)
 
 
-def _block(op: Convolution, x: Value, w: Value, cpu: CpuShape) -> int | None:
+def _block(op: Convolution, x: Value, w: Value, cpu: CpuShape, ready: bool) -> int | None:
     """How many features lie side by side; None if the kernel stays as it is."""
     x_type, w_type = build.type_of(x), build.type_of(w)
     result = op.infer(x_type, w_type)
@@ -72,16 +73,19 @@ def _block(op: Convolution, x: Value, w: Value, cpu: CpuShape) -> int | None:
         return None
     channels = int(w_type.shape[op.kernel_input_feature])  # type: ignore[arg-type]
     dense = all(s == 1 for s in op.window_strides) and all(p == 0 for p in padding)
-    if taps == 1 and dense and channels < SHALLOW:
-        return None
     features = w_type.shape[op.kernel_output_feature]
     assert isinstance(features, int)
     if features < 8:
         return None
-    pixels = (math.prod(space),) if taps == 1 and dense else tuple(space)
+    pointwise = taps == 1 and dense
+    pixels = (math.prod(space),) if pointwise else tuple(space)
     size = ConvolutionSize(result.shape[op.output_batch], pixels, features, channels * taps)
-    tile = choose_tile(size, accumulator, cpu)
-    return tile.block if tile.pixels * tile.vectors >= CHAINS else None
+    tile = choose_tile(size, accumulator, cpu, ready=ready)
+    if tile.pixels * tile.vectors < CHAINS:
+        return None
+    if pointwise and not beats_template(size, tile, accumulator.itemsize, cpu, ready):
+        return None
+    return tile.block
 
 
 @dataclass(frozen=True)

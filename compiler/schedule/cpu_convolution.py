@@ -21,23 +21,28 @@ SPARE = 1
 TAPS = 12
 #: Of fewer taps, several input features make a body.
 UNROLL = 4
-#: A window of one element with fewer input features than this is a matrix product, whose vectors run along space: too
-#: little is summed to pay for transposing.
-SHALLOW = 192
 #: Products that are summed one after the other, about.
 SUMMED = 144
 #: Bytes of finished sums that a task keeps in L1 until it has a strip of them.
 STRIP = 8 << 10
 #: Vectors of output features that a register tile has at most.
 WIDEST = 4
-#: What loading a vector costs against multiplying and adding one.
-LOAD = 0.35
+#: What loading a vector, and a sum that is under way, cost against multiplying and adding a vector.
+LOAD = 0.04
+HELD = 0.001
 #: Sums that must be under way for the multipliers to be busy: their number times their latency.
 CHAINS = 10
-#: What transposing and storing a feature of a finished tile costs against multiplying and adding a vector.
-FINISH = 6
-#: What a kernel costs whose last block is not full: packing it goes element by element.
+#: What transposing and storing a vector of results costs against multiplying and adding one.
+FINISH = 9
+#: What a kernel that is packed at each call costs if its last block is not full (packing then goes element by element), and
+#: what packing a vector of it costs.
 PADDED = 1.1
+PACK = 6
+#: The contraction template, with vectors along pixels: what a product costs, what storing a vector of results does, and
+#: packing a vector of a large image.
+PRODUCT = 1.06
+STORE = 4
+PANEL = 8
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class ConvolutionTile:
     """`images` x `rows` x `columns` pixels by `vectors * lanes` features.
 
     There is more than one row only if a row has all columns, and more than one image only if it has all rows. Tiles at
-    an edge start earlier rather than end beyond it. A task computes `strip` columns, whose epilogue then runs along them.
+    an edge start earlier rather than end beyond it. A task computes `down` rows of `strip` columns.
     """
 
     lanes: int
@@ -54,6 +59,7 @@ class ConvolutionTile:
     rows: int
     columns: int
     strip: int
+    down: int = 1
 
     @property
     def pixels(self) -> int:
@@ -80,9 +86,14 @@ class ConvolutionSize:
         """Rows of an image, or of its planes."""
         return self.space[-2] if len(self.space) > 1 else 1
 
-    def work(self, tile: ConvolutionTile) -> float:
-        """What is computed, for nothing or not, and what it costs."""
-        total = float(-(-self.features // tile.block) * tile.block)
+    @property
+    def pixels(self) -> int:
+        """Pixels of an image."""
+        return math.prod(self.space)
+
+    def work(self, tile: ConvolutionTile, ready: bool = False) -> float:
+        """What is computed, for nothing or not, and what it costs, for each result. `ready`: the kernel lies in blocks."""
+        total = -(-self.features // tile.block) * tile.block / self.features
         for extent, size in (
             (self.space[-1], tile.columns),
             (self.rows, tile.rows),
@@ -90,40 +101,68 @@ class ConvolutionSize:
         ):
             if not isinstance(extent, Dim):
                 total *= -(-extent // size) * size / extent
-        if self.features % tile.block:
+        if self.features % tile.block and not ready:
             total *= PADDED
         products = tile.pixels * tile.vectors
-        finish = FINISH * tile.block / (products * self.depth)
-        return (
-            total * max(1, CHAINS / products) * (1 + LOAD * (tile.pixels + tile.vectors) / products + finish)
-        )
+        loads = LOAD * (tile.pixels + tile.vectors) / products
+        return total * max(1, CHAINS / products) * (1 + loads + HELD * products)
 
 
 def choose_tile(
-    size: ConvolutionSize, accumulator: ElementType, cpu: CpuShape, block: int | None = None
+    size: ConvolutionSize,
+    accumulator: ElementType,
+    cpu: CpuShape,
+    block: int | None = None,
+    ready: bool = False,
 ) -> ConvolutionTile:
     """The tile that computes the least for nothing; for a kernel in blocks of `block` features, if that is given."""
     lanes = max(1, cpu.vector_bits // accumulator.bits)
     if block is not None:
         lanes = math.gcd(block, lanes)
     widths = range(1, WIDEST + 1) if block is None else (block // lanes,)
-    return min((t for vectors in widths for t in _tiles(size, lanes, vectors, cpu)), key=size.work)
+    tiles = (t for vectors in widths for t in _tiles(size, lanes, vectors, cpu))
+    return min(tiles, key=lambda tile: size.work(tile, ready))
+
+
+def beats_template(
+    size: ConvolutionSize, tile: ConvolutionTile, itemsize: int, cpu: CpuShape, ready: bool
+) -> bool:
+    """Is it faster than the contraction template, for which a window of one element without strides is a matrix product
+    with vectors along pixels? That needs no transposing, but computes whole vectors of pixels."""
+    lanes, depth, pixels = tile.lanes, size.depth, size.pixels
+    whole = -(-pixels // lanes) * lanes / pixels
+    blocked = size.work(tile, ready) + FINISH * whole / depth
+    if not ready and isinstance(size.images, int):
+        blocked += PACK / (pixels * size.images)
+    template = -(-pixels // (2 * lanes)) * (2 * lanes) / pixels * (PRODUCT + STORE / depth)
+    if depth * pixels * itemsize > cpu.l2 // 2:
+        template += PANEL / size.features
+    return blocked < template
 
 
 def _tiles(size: ConvolutionSize, lanes: int, vectors: int, cpu: CpuShape) -> Iterator[ConvolutionTile]:
     """Tiles of `vectors` with about as many pixels as fit the registers: in one row, in several, in several images."""
     most = max(1, (cpu.registers - SPARE - vectors) // vectors)
     columns = size.space[-1]
-    across = balanced(columns, most)
-    strip = _strip(columns, across, max(across, STRIP // (vectors * lanes * 4)))
-    yield ConvolutionTile(lanes, vectors, 1, 1, across, strip)
+    pixels = max(1, STRIP // (vectors * lanes * 4))
+    for across in _sizes(columns, most):
+        strip = _strip(columns, across, max(across, pixels))
+        down = balanced(size.rows, max(1, pixels // columns)) if strip == columns else 1
+        yield ConvolutionTile(lanes, vectors, 1, 1, across, strip, down)
     if most < 2 * columns:
         return
-    down = balanced(size.rows, most // columns)
-    yield ConvolutionTile(lanes, vectors, 1, down, across, strip)
-    if down == size.rows and len(size.space) <= 2 and not isinstance(size.images, Dim):
-        together = balanced(size.images, most // (columns * down))
-        yield ConvolutionTile(lanes, vectors, together, down, across, strip)
+    for rows in _sizes(size.rows, most // columns):
+        down = rows * max(1, min(pixels // (columns * rows), size.rows // rows))
+        yield ConvolutionTile(lanes, vectors, 1, rows, columns, columns, down)
+        if rows == size.rows and len(size.space) <= 2 and not isinstance(size.images, Dim):
+            together = balanced(size.images, most // (columns * rows))
+            yield ConvolutionTile(lanes, vectors, together, rows, columns, columns, rows)
+
+
+def _sizes(extent: int, most: int) -> list[int]:
+    """Sizes not above `most` of parts of `extent` that are as equal as the number of parts allows."""
+    fewest = max(1, -(-extent // most))
+    return sorted({max(1, -(-extent // parts)) for parts in range(fewest, fewest + 3)}, reverse=True)
 
 
 def _strip(columns: int, across: int, most: int) -> int:

@@ -40,6 +40,19 @@ def test_counts_runs_and_work():
     assert not [t for t in profiler.times() if "24x40" in t.shapes]
 
 
+@pytest.mark.parametrize("size", [9, 40])
+def test_convolutions_count_the_products_of_a_direct_one(size: int):
+    """In blocks or from tiles (Winograd)."""
+    x, w = fb.randn(1, 24, size, size), fb.randn(40, 24, 3, 3)
+    f = fb.compile(lambda x, w: fb.nn.functional.conv2d(x, w, padding=1))
+    with profiler.profile():
+        f(x, w).numpy()
+    found = [
+        t for t in profiler.times() if f"1x24x{size}x{size}" in t.shapes and "convolution" in t.operations
+    ]
+    assert [t.work for t in found] == [2 * 9 * 24 * 40 * size * size]
+
+
 def test_without_the_option_nothing_is_counted():
     x, w = fb.randn(23, 41), fb.randn(41, 57)
     compiled_product()(x, w).numpy()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.blocked_convolution import BlockedConvolution
+from flambeau.compiler.dialects.graph.blocked_convolution import blocked as in_blocks
 from flambeau.compiler.dialects.graph.convolution import Convolution, convolution_of
 from flambeau.compiler.ir import interpreter
 from flambeau.compiler.ir.core import Graph, Value, apply
@@ -35,7 +36,7 @@ CASES: dict[str, tuple[Convolution, Shape, Shape]] = {
     "a wide window, strided": (convolution_of(2, 2, 3), (1, 4, 45, 30), (24, 4, 7, 7)),
     "read where it lies": (convolution_of(2), (2, 9, 12, 19), (16, 9, 3, 2)),
     "strides and dilations": (convolution_of(2, (2, 3), (2, 1), (3, 2)), (2, 6, 19, 40), (18, 6, 3, 3)),
-    "one tap, deep": (convolution_of(2), (2, 200, 5, 9), (32, 200, 1, 1)),
+    "rows of several tiles": (convolution_of(2, 1, 1), (1, 50, 5, 28), (32, 50, 3, 3)),
     "one tap, strided": (convolution_of(2, (2, 3)), (1, 20, 9, 31), (32, 20, 1, 1)),
     "rows in strips": (convolution_of(2, 1, 1), (1, 18, 3, 211), (64, 18, 3, 3)),
     "one dimension": (convolution_of(1, 1, 4), (2, 34, 100), (16, 34, 9)),
@@ -62,10 +63,13 @@ def thread_count(request: pytest.FixtureRequest) -> Iterator[int]:
     threads.set_num_threads(before)
 
 
-def check(op: Convolution, x_shape: Shape, w_shape: Shape, element: ElementType = f32) -> None:
-    """A convolution between elementwise operations, as compiled and as interpreted."""
+def check(
+    op: Convolution, x_shape: Shape, w_shape: Shape, element: ElementType = f32, *, block: int | None = None
+) -> None:
+    """A convolution between elementwise operations, as compiled and as interpreted; in blocks of `block` features
+    whatever the schedule says, if that is given."""
     x, w = Value(tensor(x_shape, element)), Value(tensor(w_shape, element))
-    made = apply(op, build.mul(x, 2), w)
+    made = apply(op, build.mul(x, 2), w) if block is None else in_blocks(op, build.mul(x, 2), w, block)
     bias = Value(tensor((w_shape[op.kernel_output_feature],), element))
     shifted = build.add(made, build.broadcast_along(bias, build.shape_of(made), op.output_feature))
     graph = Graph((x, w, bias), [build.maximum(shifted, build.full_like(shifted, 0))])
@@ -97,6 +101,26 @@ def test_cases(name: str, element: ElementType) -> None:
     check(op, x_shape, w_shape, element)
 
 
+#: Input and kernel of windows with one element.
+POINTWISE: dict[str, tuple[Shape, Shape]] = {
+    "strips": ((1, 300, 7, 31), (40, 300, 1, 1)),
+    "few pixels": ((2, 200, 5, 9), (32, 200, 1, 1)),
+    "one pixel": ((3, 40, 1, 1), (40, 40, 1, 1)),
+    "several images a tile": ((7, 150, 3), (50, 150, 1)),
+    "three dimensions": ((2, 260, 3, 2, 5), (33, 260, 1, 1, 1)),
+    "large kernel": ((1, 320, 4, 4), (850, 320, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("element", [f32, f64, bf16], ids=str)
+@pytest.mark.parametrize("block", [16, 24, 48])
+@pytest.mark.parametrize("name", POINTWISE)
+def test_pointwise(name: str, block: int, element: ElementType) -> None:
+    """The pixels of an image are one row."""
+    x_shape, w_shape = POINTWISE[name]
+    check(convolution_of(len(x_shape) - 2), x_shape, w_shape, element, block=block)
+
+
 @st.composite
 def convolutions(draw: st.DrawFn) -> tuple[Convolution, Shape, Shape]:
     rank = draw(st.integers(1, 3))
@@ -117,9 +141,49 @@ def test_any_shape(case: tuple[Convolution, Shape, Shape]) -> None:
     check(*case)
 
 
-@pytest.mark.parametrize("name", ["images shorter than a tile", "read where it lies", "one dimension"])
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 3).flatmap(lambda rank: st.tuples(*[st.integers(1, (60, 15, 5)[rank - 1])] * rank)),
+    st.integers(100, 400),
+    st.integers(8, 100),
+    st.integers(1, 3),
+)
+def test_any_pointwise_shape(space: Shape, channels: int, features: int, images: int) -> None:
+    op = convolution_of(len(space))
+    check(op, (images, channels, *space), (features, channels, *[1] * len(space)), block=32)
+
+
+def test_small_images_are_blocked_if_the_kernel_is_prepared() -> None:
+    """Whole vectors of 49 pixels would be 64; large images of few channels are a matrix product."""
+
+    def of(channels: int, size: int, features: int, *, ready: bool) -> bool:
+        x = Value(tensor((1, channels, size, size), f32))
+        w = Value(tensor((features, channels, 1, 1), f32))
+        graph = Graph((x, w), [apply(convolution_of(2), x, w)])
+        found = block_convolutions(graph, CpuShape(), [w] if ready else [])
+        return any(isinstance(o.definition, BlockedConvolution) for o in found.operations)
+
+    assert of(160, 7, 960, ready=True) and of(64, 14, 384, ready=True)
+    assert not of(24, 56, 144, ready=True) and not of(24, 56, 144, ready=False)
+    assert of(512, 7, 2048, ready=True) and of(512, 7, 2048, ready=False)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "images shorter than a tile",
+        "read where it lies",
+        "one dimension",
+        "rows of several tiles",
+    ],
+)
 def test_threads(name: str, thread_count: int) -> None:
     check(*CASES[name])
+
+
+def test_pointwise_threads(thread_count: int) -> None:
+    x_shape, w_shape = POINTWISE["strips"]
+    check(convolution_of(2), x_shape, w_shape, block=32)
 
 
 @pytest.mark.parametrize("images", [1, 3, 8])
@@ -161,4 +225,5 @@ def test_tiles_fit_the_registers_and_the_image(cpu: CpuShape, space: Shape) -> N
     assert tile.columns <= tile.strip <= space[-1]
     assert space[-1] % tile.strip == 0 or space[-1] % tile.strip >= tile.columns
     assert tile.rows == 1 or (tile.columns == space[-1] and tile.rows <= space[-2])
+    assert tile.down % tile.rows == 0 and (tile.down == 1 or tile.strip == space[-1])
     assert tile.images == 1 or tile.rows * tile.columns == space[-2] * space[-1]

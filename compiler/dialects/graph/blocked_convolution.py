@@ -54,6 +54,10 @@ class BlockedConvolution(GraphOp):
             and tuple(sorted(self.output_spatial)) == self.output_spatial
         )
 
+    def products(self, x: TensorType, w: TensorType) -> Index:
+        """How many products an element of the result is the sum of."""
+        return w.shape[1]
+
     @property
     def convolution(self) -> Convolution:
         """The same with a kernel that lies (output feature, input feature, window)."""

@@ -110,6 +110,10 @@ class WinogradConvolution(GraphOp):
     features: int
     padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
 
+    def products(self, x: TensorType, u: TensorType) -> Index:
+        """How many products an element of the result is the sum of, in a direct convolution."""
+        return 9 * x.shape[1]
+
     def infer(self, *operands: TensorType) -> TensorType:
         if len(operands) != 2:
             raise self.reject("wrong number of operands", expected=2, actual=len(operands))
