@@ -27,9 +27,12 @@ SUMMED = 144
 STRIP = 8 << 10
 #: Vectors of output features that a register tile has at most.
 WIDEST = 4
-#: What loading a vector, and a sum that is under way, cost against multiplying and adding a vector.
+#: What loading a vector costs against multiplying and adding one; what it costs to have few sums under way, and each of more
+#: than `MANY` to begin and end.
 LOAD = 0.04
-HELD = 0.001
+FEW = 0.35
+HELD = 0.6
+MANY = 16
 #: Sums that must be under way for the multipliers to be busy: their number times their latency.
 CHAINS = 10
 #: What transposing and storing a vector of results costs against multiplying and adding one.
@@ -105,7 +108,8 @@ class ConvolutionSize:
             total *= PADDED
         products = tile.pixels * tile.vectors
         loads = LOAD * (tile.pixels + tile.vectors) / products
-        return total * max(1, CHAINS / products) * (1 + loads + HELD * products)
+        sums = FEW / products + HELD * max(0, products - MANY) / self.depth
+        return total * max(1, CHAINS / products) * (1 + loads + sums)
 
 
 def choose_tile(
@@ -160,9 +164,9 @@ def _tiles(size: ConvolutionSize, lanes: int, vectors: int, cpu: CpuShape) -> It
 
 
 def _sizes(extent: int, most: int) -> list[int]:
-    """Sizes not above `most` of parts of `extent` that are as equal as the number of parts allows."""
-    fewest = max(1, -(-extent // most))
-    return sorted({max(1, -(-extent // parts)) for parts in range(fewest, fewest + 3)}, reverse=True)
+    """Sizes up to `most` of parts of `extent` that are as equal as the number of parts allows."""
+    sizes = range(min(extent, most), 0, -1)
+    return [size for size in sizes if -(-extent // -(-extent // size)) == size]
 
 
 def _strip(columns: int, across: int, most: int) -> int:
