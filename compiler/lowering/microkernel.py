@@ -31,11 +31,13 @@ def outer_product_tile(
     b_at: VectorAt,
     unroll: int = 4,
     meanwhile: Callable[[Index], None] | None = None,
+    length: int = 0,
 ) -> list[Value]:
     """Accumulators, row by row, of sum over k < `depth` of a_at(row, k) * b_at(vector, k).
 
-    Floats are summed in chains, whose sums are then added: the error grows with the root of a chain's length times that of
-    the depth, rather than with the depth. ``meanwhile(i)`` emits what else to do in iteration i of the loop over k.
+    Floats are summed in chains (of `length`, if it is given), whose sums are then added: the error grows with the root of a
+    chain's length times that of the depth, rather than with the depth. ``meanwhile(i)`` emits what else to do in iteration i
+    of the loop over k.
     """
 
     def step(k: Index, sums: list[Value]) -> list[Value]:
@@ -57,9 +59,9 @@ def outer_product_tile(
     def added(start: Index, count: Index, totals: list[Value]) -> list[Value]:
         return [b.add(x, y, element) for x, y in zip(totals, chain(start, count), strict=True)]
 
-    if not element.is_float or (isinstance(depth, int) and depth <= LONGEST):
+    if not element.is_float or (isinstance(depth, int) and depth <= (length or LONGEST)):
         return chain(0, depth)
-    length = chain_length(depth, unroll)
+    length = length or chain_length(depth, unroll)
     if not isinstance(depth, int):
         return b.for_(0, depth, length, lambda k, t: added(k, minimum(length, depth - k), t), zeros)
     whole = depth // length * length

@@ -8,6 +8,7 @@ products (panel, position, row, column).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flambeau.compiler.dialects.graph.winograd import POSITIONS, STEP, TILE, WinogradConvolution
@@ -20,6 +21,9 @@ from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.microkernel import outer_product_tile, transpose
 from flambeau.compiler.schedule.cpu_contraction import cpu_shape
 from flambeau.compiler.schedule.cpu_winograd import BLOCK, WinogradSchedule, schedule
+
+#: Channels of one iteration of the loop over them.
+UNROLL = 4
 
 
 def winograd_workspace(ctx: LoweringContext, operation: Operation) -> Index:
@@ -101,6 +105,13 @@ class _Group:
         self.channels = channels
         # A kernel that is computed has memory of its own, like everything that a contraction reads often.
         self.u = ctx.memory[u]
+        cpu = cpu_shape(ctx.target)
+        #: Are there registers for the sums of a block of channels and for those of all?
+        self.sums_stay = 2 * s.rows * s.vectors + s.vectors < cpu.registers
+        #: Does the kernel come from memory, or from a cache that is almost as far?
+        kernel = tensor_of(u).size
+        assert isinstance(kernel, int)
+        self.fetches = kernel * self.element.itemsize > cpu.l2 // 2
         size = s.slots * s.parts * (_input_size(s, channels) + _products_size(s))
         self.workspace = ctx.b.from_pointer(workspace, (size,), self.element)
         self.inputs: Index = place.task * _input_size(s, channels)
@@ -197,8 +208,8 @@ class _Group:
         def a_at(k: Index, r: int) -> Value:
             return b.load(self.workspace, (left + k * s.rows + r,))
 
-        def some(first: Index, depth: int) -> None:
-            sums = outer_product_tile(
+        def some(first: Index, depth: int, ask: Callable[[Index], None] | None) -> list[Value]:
+            return outer_product_tile(
                 b,
                 self.element,
                 s.lanes,
@@ -207,24 +218,46 @@ class _Group:
                 depth,
                 lambda r, k: a_at(first + k, r),
                 lambda v, k: b.vector_load(self.u, (o, at, first + k, v * s.lanes), s.lanes),
+                UNROLL,
+                ask,
+                BLOCK,
             )
 
-            def store(more: bool) -> None:
-                for number, total in enumerate(sums):
-                    place = (out + number * s.lanes,)
-                    if more:
-                        total = b.add(total, b.vector_load(self.workspace, place, s.lanes), self.element)
-                    b.vector_store(total, self.workspace, place)
+        def store(sums: list[Value], more: bool) -> None:
+            for number, total in enumerate(sums):
+                place = (out + number * s.lanes,)
+                if more:
+                    total = b.add(total, b.vector_load(self.workspace, place, s.lanes), self.element)
+                b.vector_store(total, self.workspace, place)
 
-            b.if_equal(first, 0, lambda: store(False), lambda: store(True))
+        if self.sums_stay:
+            store(some(0, channels, lambda i: self._fetch(o, at, q, i)), False)
+            return
+
+        def block(first: Index, depth: int) -> None:
+            sums = some(first, depth, lambda i: self._fetch(o, at, q, first // UNROLL + i))
+            b.if_equal(first, 0, lambda: store(sums, False), lambda: store(sums, True))
 
         whole = channels // BLOCK * BLOCK
         if whole == BLOCK:
-            some(0, BLOCK)
+            block(0, BLOCK)
         elif whole:
-            b.for_(0, whole, BLOCK, lambda first, _: some(first, BLOCK))
+            b.for_(0, whole, BLOCK, lambda first, _: block(first, BLOCK))
         if channels > whole:
-            some(whole, channels - whole)
+            block(whole, channels - whole)
+
+    def _fetch(self, o: Index, at: Index, q: Index, iteration: Index) -> None:
+        """Ask for this panel's share of the kernel at the next position, which lies behind this one's."""
+        if not self.fetches:
+            return
+        s, b, channels = self.s, self.b, self.channels
+        line = max(1, 64 // self.element.itemsize)
+        iterations = -(-channels // UNROLL)
+        each = -(-channels * s.columns // line // (iterations * s.group))
+        behind = ((o * POSITIONS + at + 1) * channels) * s.columns
+        kernel = self.ctx.b.flat(self.u)
+        for n in range(each):
+            b.prefetch(kernel, (behind + ((q * iterations + iteration) * each + n) * line,), locality=2)
 
     # -- the result ----------------------------------------------------------------------------------------------------
     def _finish_panel(self, o: Index, q: Index, panel: Index, columns: Value, rows: Value, wide: int) -> None:

@@ -21,6 +21,8 @@ BLOCK = 32
 SLOTS = 16
 #: Rows of a register tile below which a tile is not worth it.
 FEWEST_ROWS = 4
+#: What a panel costs beside each of its rows, in rows.
+FEW_ROWS = 1
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,11 @@ def panel(height: int, width: int, lanes: int, cpu: CpuShape) -> tuple[int, int]
     tiles_down, tiles_across = -(-height // STEP), -(-width // STEP)
     # A row of tiles is read in two vectors.
     across = balanced(tiles_across, min(rows, lanes - 1))
-    return balanced(tiles_down, max(1, rows // across)), across
+    most = max(1, min(tiles_down, rows // across))
+    # As few tiles as possible that nobody wants, then many rows.
+    return min(
+        range(1, most + 1), key=lambda n: -(-tiles_down // n) * n * (1 + FEW_ROWS / (n * across))
+    ), across
 
 
 def vectors_of(features: int, rows: int, lanes: int, cpu: CpuShape) -> int:
