@@ -2,8 +2,8 @@
 
 A task makes one row of the result (of `overlap_add` and `window_scatter`: as many rows as the stride). *Reading* windows, it
 copies the rows that the windows see to the stack, with the padding around them, so that every tap is one vector load without
-a test. *Adding* windows, it sums taps on the stack in one line for each remainder by the stride, where neighbouring windows
-are neighbours, and interleaves the lines at the store.
+a test; where extremes or sums are wanted, these rows are one by then. *Adding* windows, it sums taps on the stack in one
+line for each remainder by the stride, where neighbouring windows are neighbours, and interleaves the lines at the store.
 
 What has no such form (symbolic sizes, dilated operands, large windows) is computed element by element.
 """
@@ -333,19 +333,22 @@ class _Reading(_Task):
         self.nothing = (
             0 if kind == "sum" else lowest(self.element) if kind == "max" else highest(self.element)
         )
+        #: What lines hold: elements, or the sums of some rows' elements.
+        self.within = accumulator_of(self.element, self.element) if kind == "sum" else self.element
+        self.lines = 1 if isinstance(self.op, ReduceWindow) else len(self.row_taps)
 
     def bytes(self) -> int:
-        return len(self.row_taps) * self.pitch * register_type(self.element).itemsize
+        return self.lines * self.pitch * register_type(self.within).itemsize
 
     def emit(self) -> None:
         ctx, w, rows = self.ctx, self.w, self.w.rows
         work = product(self.result.shape) * (3 * w.taps() + 4)
         with ctx.rows((*w.lead, *w.counts[:rows]), work) as position:
             lead, window = position[: len(w.lead)], position[len(w.lead) :]
-            count = len(self.row_taps) * self.pitch
-            lines = ctx.b.alloca((count,), register_type(self.element))
+            count = self.lines * self.pitch
+            lines = ctx.b.alloca((count,), register_type(self.within))
             # What no copy below writes is padding.
-            self.fill(lines, count, ctx.e.constant(self.nothing, self.element))
+            self.fill(lines, count, ctx.e.constant(self.nothing, self.within))
             for number, taps in enumerate(self.row_taps):
                 at = [
                     o * s + t * d - low
@@ -364,15 +367,18 @@ class _Reading(_Task):
             self.along(w.counts[-1], chunk)
 
     def _copy(self, lines: Value, number: int, row: Position) -> None:
-        """The part of an operand's row that windows see."""
+        """The part of an operand's row that windows see; combined with the rows before it, if there is one line for all."""
         ctx, w = self.ctx, self.w
         low = w.low[-1]
         first = max(0, -low)
         extent = min(w.shape[-1], w.reach(w.rows) - low) - first
 
         def chunk(at: Index) -> None:
-            x = ctx.read(self.operands[0], (*row, first + at))
-            ctx.b.store(ctx.spread(x.value), lines, (number * self.pitch + first + low + at,))
+            x = ctx.e.convert(ctx.read(self.operands[0], (*row, first + at)), self.within)
+            place = (number % self.lines * self.pitch + first + low + at,)
+            if self.lines < len(self.row_taps):
+                x = self._combine(Scalar(ctx.b.load(lines, place), self.within), x)
+            ctx.b.store(ctx.spread(x.value), lines, place)
 
         if extent > 0:
             self.along(extent, chunk)
@@ -380,19 +386,17 @@ class _Reading(_Task):
     def _tap(self, lines: Value, number: int, tap: int, at: Index) -> Scalar:
         w = self.w
         place = number * self.pitch + at * w.strides[-1] + tap * w.dilations[-1]
-        return Scalar(self.ctx.b.load(lines, (place,)), self.element)
+        return Scalar(self.ctx.b.load(lines, (place,)), self.within)
+
+    def _combine(self, x: Scalar, y: Scalar) -> Scalar:
+        e = self.ctx.e
+        combine: Callable[[Scalar, Scalar], Scalar] = {"sum": e.add, "max": e.max, "min": e.min}[self.op.kind]
+        return combine(x, y)
 
     def _reduced(self, lines: Value, lead: Position, window: Position) -> Scalar:
-        e, kind = self.ctx.e, self.op.kind
-        assert isinstance(self.op, ReduceWindow)
-        within = accumulator_of(self.element, self.element) if kind == "sum" else self.element
-        combine = {"sum": e.add, "max": e.max, "min": e.min}[kind]
-        total: Scalar | None = None
-        for number in range(len(self.row_taps)):
-            for tap in range(self.w.sizes[-1]):
-                x = e.convert(self._tap(lines, number, tap, window[-1]), within)
-                total = x if total is None else combine(total, x)
-        assert total is not None
+        total = self._tap(lines, 0, 0, window[-1])
+        for tap in range(1, self.w.sizes[-1]):
+            total = self._combine(total, self._tap(lines, 0, tap, window[-1]))
         return total
 
     def _extreme_at(self, lines: Value, lead: Position, window: Position) -> Scalar:
