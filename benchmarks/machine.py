@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured with our own generated code: fused multiply-adds, and memory traffic."""
+"""What this machine can do at most, measured with our own generated code: multiply-adds, and memory traffic."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from flambeau.compiler.dialects.graph import build
+from flambeau.compiler.dialects.graph.contraction import accumulator_of
 from flambeau.compiler.ir.builder import LoopBuilder
 from flambeau.compiler.ir.core import Graph, Value
-from flambeau.compiler.ir.types import f32, index, memref, tensor
+from flambeau.compiler.ir.types import ElementType, bf16, f32, i8, i32, index, memref, tensor
+from flambeau.compiler.lowering.words import multiply_add
 from flambeau.compiler.targets.cpu import emit_ir, has_fma
+from flambeau.compiler.targets.dots import dot_instruction
 from flambeau.compiler.targets.machine import emit_object, host_target
 from flambeau.execution import ArrayExecutable
 from flambeau.runtime import threads as pools
@@ -29,11 +32,18 @@ TRIAD = 1 << 24
 @dataclass(frozen=True)
 class Limits:
     """Of so many threads together. `peak_gflops`: f32 multiplications and additions in registers only. `triad_gbs`:
-    a[i] = b[i] + s * c[i], three arrays of traffic."""
+    a[i] = b[i] + s * c[i], three arrays of traffic. `bf16_gflops` and `int8_gops`: products of bf16 and of signed bytes by
+    dot instructions, and their sums; 0 if the processor has none."""
 
     threads: int
     peak_gflops: float
     triad_gbs: float
+    bf16_gflops: float = 0.0
+    int8_gops: float = 0.0
+
+    def peak(self, arithmetic: str) -> float:
+        """Billions of operations a second on "f32", "bf16" or "int8"; f32's where there is no instruction."""
+        return {"bf16": self.bf16_gflops, "int8": self.int8_gops}.get(arithmetic) or self.peak_gflops
 
 
 @dataclass(frozen=True)
@@ -74,32 +84,87 @@ def timed(run: Callable[[], object], repeat: int) -> float:
     return (time.perf_counter() - started) / repeat
 
 
+#: Independent sums: enough for any pipeline.
+SUMS = 16
+#: Multiplications of each; below 2^24 / 4, so that sums of ones are exact in f32.
+REPEATS = 4_000_000
+
+
 def fma_peak(threads: int) -> float:
-    """GFLOP/s of threads that multiply and add in registers: 16 independent vectors each, enough for any pipeline."""
+    """GFLOP/s of threads that multiply and add f32 in registers."""
     target = host_target()
-    lanes, vectors = target.vector_bits // 32, 16
+    lanes = target.vector_bits // 32
     b = LoopBuilder(fma=has_fma(target))
-    with b.function("peak", [memref((vectors, lanes), f32), index], ["x", "n"]) as f:
-        start = [b.vload(f["x"], [v, 0], lanes) for v in range(vectors)]
-        factor, addend = b.broadcast(b.constant(f32, 0.5), lanes), b.broadcast(b.constant(f32, 1.0), lanes)
+    factor, addend = 0.5, 1.0  # x = x / 2 + 1 converges to 2
+
+    def constants() -> list[Value]:
+        return [b.broadcast(b.constant(f32, x), lanes) for x in (factor, addend)]
+
+    return _peak(threads, b, f32, constants, lambda x, c: b.fma(x, *c), 2.0, 2)
+
+
+def dot_peak(threads: int, element: ElementType) -> float:
+    """Billions of operations a second of threads that multiply words of `element` in registers; 0 without an instruction."""
+    target = host_target()
+    dot = dot_instruction(element, element, target)
+    if dot is None:
+        return 0.0
+    b, accumulator = (
+        LoopBuilder(fma=has_fma(target)),
+        accumulator_of(element, f32 if element.is_float else i32),
+    )
+    ones = int.from_bytes(np.ones(dot.group, dot.piece.numpy).tobytes(), "little")
+
+    def constants() -> list[Value]:
+        return [b.broadcast(b.const("i32", ones), target.vector_bits // 32)]
+
+    def product(x: Value, given: list[Value]) -> Value:
+        return multiply_add(b, given[0], given[0], x, dot, accumulator)
+
+    return _peak(threads, b, accumulator, constants, product, dot.group * REPEATS, 2 * dot.group)
+
+
+def _peak(
+    threads: int,
+    b: LoopBuilder,
+    element: ElementType,
+    constants: Callable[[], list[Value]],
+    product: Callable[[Value, list[Value]], Value],
+    expected: float,
+    operations: int,
+) -> float:
+    """Billions of operations a second, `operations` in each lane of ``product(x, constants())``, from 0 to `expected`."""
+    target = host_target()
+    lanes = target.vector_bits // element.bits
+    with b.function("peak", [memref((SUMS, lanes), element), index], ["x", "n"]) as f:
+        start = [b.vload(f["x"], [v, 0], lanes) for v in range(SUMS)]
+        given = constants()
         with b.for_(0, f["n"], init=start, vectorize=False) as loop:
-            loop.yield_(*[b.fma(x, factor, addend) for x in loop.carried])
+            loop.yield_(*[product(x, given) for x in loop.carried])
         for v, total in enumerate(loop.results):
             b.vstore(total, f["x"], [v, 0])
     module = default_engine().add_object(
         emit_object(emit_ir(b.functions, target), target, 3), exports=["peak"]
     )
     peak = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(module.address("peak"))
-    memory = [np.zeros(vectors * lanes + 16, np.float32) for _ in range(threads)]
+    memory = [np.zeros(SUMS * lanes + 16, element.numpy) for _ in range(threads)]
     addresses = [-(-m.ctypes.data // 64) * 64 for m in memory]
-    count = 4_000_000
+    sums = [
+        m[(address - m.ctypes.data) // 4 :][: SUMS * lanes]
+        for m, address in zip(memory, addresses, strict=True)
+    ]
     with ThreadPoolExecutor(threads) as pool:
-        # ctypes lets the interpreter's lock go while a function runs.
-        once = seconds(lambda: list(pool.map(lambda address: peak(address, count), addresses)))
-    for m, address in zip(memory, addresses, strict=True):
-        values = m[(address - m.ctypes.data) // 4 :][: vectors * lanes]
-        assert np.allclose(values, 2.0), "x = x / 2 + 1 converges to 2"
-    return threads * 2 * lanes * vectors * count / once / 1e9
+
+        def run() -> None:
+            for values in sums:
+                values[:] = 0
+            # ctypes lets the interpreter's lock go while a function runs.
+            list(pool.map(lambda address: peak(address, REPEATS), addresses))
+
+        once = seconds(run)
+    for values in sums:
+        assert np.allclose(values, expected), "the loop computed something else"
+    return threads * operations * lanes * SUMS * REPEATS / once / 1e9
 
 
 def triad() -> float:
@@ -119,7 +184,7 @@ def measure(threads: Iterable[int]) -> Machine:
     try:
         for count in threads:
             pools.set_num_threads(count)
-            found.append(Limits(count, fma_peak(count), triad()))
+            found.append(Limits(count, fma_peak(count), triad(), dot_peak(count, bf16), dot_peak(count, i8)))
     finally:
         pools.set_num_threads(before)
     return Machine(target.cpu, target.vector_bits, tuple(found))

@@ -35,7 +35,8 @@ def limit(workload: Workload, seconds: float, threads: int, machine: Machine) ->
     limits = machine.of(threads)
     if workload.work:
         rate = workload.work / seconds / 1e9
-        return f"{rate:.0f} GF/s {100 * rate / limits.peak_gflops:.0f}%"
+        unit = "Gop/s" if workload.arithmetic == "int8" else "GF/s"
+        return f"{rate:.0f} {unit} {100 * rate / limits.peak(workload.arithmetic):.0f}%"
     if workload.traffic:
         rate = workload.traffic / seconds / 1e9
         return f"{rate:.1f} GB/s {100 * rate / limits.triad_gbs:.0f}%"
@@ -179,7 +180,9 @@ def described(run: dict[str, Any]) -> str:
     machine = Machine.from_json(run["machine"])
     limits = "; ".join(
         f"{one.threads} thread{'s' if one.threads > 1 else ''}: {one.peak_gflops:.1f} GFLOP/s f32, "
-        f"triad {one.triad_gbs:.1f} GB/s"
+        + (f"{one.bf16_gflops:.1f} bf16, " if one.bf16_gflops else "")
+        + (f"{one.int8_gops:.1f} Gop/s int8, " if one.int8_gops else "")
+        + f"triad {one.triad_gbs:.1f} GB/s"
         for one in machine.limits
     )
     about = ", ".join(f"{k} {v}" for k, v in run["about"].items())

@@ -80,6 +80,7 @@ from flambeau.indexing import (
 )
 from flambeau.jit import compile
 from flambeau.linalg import (
+    _int_mm,
     addmm,
     baddbmm,
     bmm,

@@ -14,6 +14,7 @@ from flambeau.pointwise import add, broadcast_shapes, deliver, mul
 from flambeau.tensor import Tensor, method, read, wrap
 
 _MM = DotGeneral((), (), (1,), (0,))
+_INT_MM = DotGeneral((), (), (1,), (0,), ir.i32)
 _DOT = DotGeneral((), (), (0,), (0,))
 _NAMES = {
     "f64": "double",
@@ -22,6 +23,10 @@ _NAMES = {
     "bf16": "c10::BFloat16",
     "i64": "long long",
     "i32": "int",
+    "i16": "short int",
+    "i8": "signed char",
+    "ui8": "unsigned char",
+    "i1": "bool",
 }
 
 
@@ -106,6 +111,44 @@ def mm(input: Tensor, mat2: Tensor) -> Tensor:
     if input.ndim != 2 or mat2.ndim != 2:
         raise RuntimeError(f"{'self' if input.ndim != 2 else 'mat2'} must be a matrix")
     return matmul(input, mat2)
+
+
+def _int_mm(input: Tensor, mat2: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The product of two matrices of bytes, summed in int32: exact, up to wrapping.
+
+    `input` (m, k) is int8 or uint8, `mat2` (k, n) int8. Where the CPU has instructions for it (AVX512_VNNI, Armv8.4's dot
+    products), four times as fast as float32. RuntimeError for other dtypes, ranks and sizes, as in PyTorch.
+    """
+    x, y = read(input), read(mat2)
+    for name, value, allowed in (("self", x, "int8 or uint8"), ("mat2", y, "type int8")):
+        rank = build.type_of(value).rank
+        if rank != 2:
+            raise RuntimeError(f"int_mm_out_cpu: Expected {name} to be of dimension 2 but got {rank}")
+        element = build.element_of(value)
+        if element is not ir.i8 and not (value is x and element is ir.u8):
+            raise RuntimeError(
+                f"int_mm_out_cpu: Expected {name} dtype to be {'of ' if value is y else ''}{allowed} but got "
+                f"{_NAMES.get(element.name, element.name)}"
+            )
+    (_, inner), (outer, _) = build.shape_of(x), build.shape_of(y)
+    if inner != outer:
+        raise RuntimeError(
+            f"int_mm_out_cpu: self.size(1) needs to match mat2.size(0) but got {inner} and {outer}"
+        )
+    result = record(_INT_MM, x, y)
+    if out is not None:
+        given = build.type_of(read(out))
+        if given.element is not ir.i32:
+            raise RuntimeError(
+                "int_mm_out_cpu: Expected result dtype to be of type kInt but got "
+                f"{_NAMES.get(given.element.name, given.element.name)}"
+            )
+        if given.shape != build.shape_of(result):
+            raise RuntimeError(
+                f"int_mm_out_cpu: Expected result of shape {list(build.shape_of(result))} but got "
+                f"{list(given.shape)}"
+            )
+    return deliver(result, "", out)
 
 
 @method("bmm")

@@ -17,8 +17,9 @@ class Workload:
     `arrays()`, a `Gradient` of one, a training `Step`, or an optimizer's `Update`.
 
     `work` counts operations of arithmetic, `traffic` bytes that must move at least; the larger share of the machine's
-    limits is reported. `tolerance`: of the result, relative to the largest exact element. `dtype`: what the arrays of
-    floats become first, if not float32. `eager`: not compiled, because the dynamic way is what the workload is about.
+    limits is reported; `arithmetic` says of which peak. `tolerance`: of the result, relative to the largest exact element.
+    `dtype`: what the arrays of floats become first, if not float32. `eager`: not compiled, because the dynamic way is what
+    the workload is about.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Workload:
     tolerance: float = 1e-4
     dtype: str = ""
     eager: bool = False
+    arithmetic: str = "f32"
 
     @property
     def group(self) -> str:

@@ -35,6 +35,7 @@ def _product(
         (2 if dtype else 4) * count * (m * n + m * k + n * k),
         2e-2 if dtype else 1e-4,
         dtype,
+        arithmetic="bf16" if dtype else "f32",
     )
 
 
@@ -46,11 +47,9 @@ def _bytes(s: int) -> Workload:
         return [rng.integers(-127, 128, (s, s)).astype(np.int8) for _ in range(2)]
 
     def setup(m: Any) -> Any:
-        if hasattr(m, "_int_mm"):  # PyTorch's name of this product
-            return lambda a, b: m._int_mm(a, b)
-        return lambda a, b: a.to(m.int32) @ b.to(m.int32)
+        return lambda a, b: m._int_mm(a, b)  # PyTorch's name of this product
 
-    return Workload(f"gemm.{s}_int8", arrays, setup, 2 * s**3, 6 * s * s, 0.0)
+    return Workload(f"gemm.{s}_int8", arrays, setup, 2 * s**3, 6 * s * s, 0.0, arithmetic="int8")
 
 
 PRODUCTS = (

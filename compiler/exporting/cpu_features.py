@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from flambeau.compiler.targets.machine import TargetDescription, host_target
 
-#: (name, cpuid leaf, register, bit): what is tested at `create` where the code was built with the feature.
+#: (name, cpuid leaf, its subleaf, register, bit): what is tested at `create` where the code was built with the feature.
 X86_FEATURES = (
-    ("fma", 1, "c", 12),
-    ("avx", 1, "c", 28),
-    ("f16c", 1, "c", 29),
-    ("avx2", 7, "b", 5),
-    ("bmi2", 7, "b", 8),
-    ("avx512f", 7, "b", 16),
-    ("avx512dq", 7, "b", 17),
-    ("avx512bw", 7, "b", 30),
-    ("avx512vl", 7, "b", 31),
-    ("avx512vnni", 7, "c", 11),
+    ("fma", 1, 0, "c", 12),
+    ("avx", 1, 0, "c", 28),
+    ("f16c", 1, 0, "c", 29),
+    ("avx2", 7, 0, "b", 5),
+    ("bmi2", 7, 0, "b", 8),
+    ("avx512f", 7, 0, "b", 16),
+    ("avx512dq", 7, 0, "b", 17),
+    ("avx512bw", 7, 0, "b", 30),
+    ("avx512vl", 7, 0, "b", 31),
+    ("avx512vnni", 7, 0, "c", 11),
+    ("avxvnni", 7, 1, "a", 4),
+    ("avx512bf16", 7, 1, "a", 5),
 )
 
 
-def required_features(target: TargetDescription) -> list[tuple[str, int, str, int]]:
+def required_features(target: TargetDescription) -> list[tuple[str, int, int, str, int]]:
     """The x86 features that code for `target` needs a check for; none on other architectures.
 
     `cpuid` has to be assembled, and LLVM as llvmlite packs it assembles for the host's architecture only.
@@ -36,24 +38,22 @@ def cpu_check(target: TargetDescription) -> list[str]:
         return ["  br label %supported"]
     lines = []
     registers = {}
-    for leaf in sorted({leaf for _, leaf, *_ in features} | {1}):
+    for leaf, subleaf in sorted({(leaf, subleaf) for _, leaf, subleaf, *_ in features} | {(1, 0)}):
+        answer = f"%id{leaf}.{subleaf}"
         lines.append(
-            f'  %id{leaf} = call {{ i32, i32, i32, i32 }} asm sideeffect "cpuid", '
-            f'"={{ax}},={{bx}},={{cx}},={{dx}},{{ax}},{{cx}}"(i32 {leaf}, i32 0)'
+            f'  {answer} = call {{ i32, i32, i32, i32 }} asm sideeffect "cpuid", '
+            f'"={{ax}},={{bx}},={{cx}},={{dx}},{{ax}},{{cx}}"(i32 {leaf}, i32 {subleaf})'
         )
-        for position, register in enumerate("abcd"):
-            if register in "bc":
-                registers[leaf, register] = f"%id{leaf}{register}"
-                lines.append(
-                    f"  %id{leaf}{register} = extractvalue {{ i32, i32, i32, i32 }} %id{leaf}, {position}"
-                )
-    masks: dict[tuple[int, str], int] = {(1, "c"): 1 << 27}  # OSXSAVE: xgetbv may be asked
-    for _, leaf, register, bit in features:
-        masks[leaf, register] = masks.get((leaf, register), 0) | 1 << bit
+        for position, register in enumerate("abc"):
+            registers[leaf, subleaf, register] = f"{answer}{register}"
+            lines.append(f"  {answer}{register} = extractvalue {{ i32, i32, i32, i32 }} {answer}, {position}")
+    masks: dict[tuple[int, int, str], int] = {(1, 0, "c"): 1 << 27}  # OSXSAVE: xgetbv may be asked
+    for _, leaf, subleaf, register, bit in features:
+        masks[leaf, subleaf, register] = masks.get((leaf, subleaf, register), 0) | 1 << bit
     ok = ""
-    for number, ((leaf, register), mask) in enumerate(masks.items()):
+    for number, (key, mask) in enumerate(masks.items()):
         signed = mask - (1 << 32) if mask >> 31 else mask
-        lines.append(f"  %bits{number} = and i32 {registers[leaf, register]}, {signed}")
+        lines.append(f"  %bits{number} = and i32 {registers[key]}, {signed}")
         lines.append(f"  %has{number} = icmp eq i32 %bits{number}, {signed}")
         if ok:
             lines.append(f"  %all{number} = and i1 {ok}, %has{number}")

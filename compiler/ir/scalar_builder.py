@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flambeau.compiler.dialects.loops import arith, math, vector, x86vector
+from flambeau.compiler.dialects.loops import arith, llvm, math, vector, x86vector
 from flambeau.compiler.dialects.loops.base import LoopOp, is_float, signless
 from flambeau.compiler.ir.core import Value
 from flambeau.compiler.ir.types import ElementType, IndexType, Type, VectorType, element_type
@@ -275,6 +275,17 @@ class ScalarBuilder:
     def shuffle(self, x: Value, y: Value, lanes: Sequence[int]) -> Value:
         """Lanes by number from x, then y."""
         return self.value(vector.Shuffle(tuple(lanes)), x, y)
+
+    def vector_bitcast(self, x: Value, element: TypeName) -> Value:
+        """A vector's bits as a vector of `element`."""
+        assert isinstance(x.type, VectorType) and isinstance(x.type.shape[0], int)
+        to = _type(element)
+        bits = x.type.shape[0] * x.type.element.bits
+        return self._cast(vector.BitCast(), x, _vector_of(bits // to.bits, to))  # type: ignore[attr-defined]
+
+    def call_intrinsic(self, name: str, type: Type, *operands: Value) -> Value:
+        """LLVM's intrinsic of this name, which has no effects."""
+        return self.value(llvm.CallIntrinsic(name), *operands, to=type)
 
     def create_mask(self, count: Any, lanes: int) -> Value:
         """The first `count` lanes are set: none if it is negative, all if it is larger than `lanes`."""

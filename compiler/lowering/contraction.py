@@ -34,7 +34,9 @@ from flambeau.compiler.lowering.contraction_problem import (
 )
 from flambeau.compiler.lowering.contraction_tiles import Layout, Place, Tiles, has_blocks, relative, span
 from flambeau.compiler.lowering.microkernel import dot_tile
+from flambeau.compiler.lowering.words import in_words, multiply_add, ones
 from flambeau.compiler.schedule.cpu_contraction import ContractionSchedule, CpuShape, OperandFacts, choose
+from flambeau.compiler.targets.dots import DotInstruction
 
 #: Bytes of a row that a packing task copies before it goes on to the next, where rows are neighbours in memory.
 PACKED_RUN = 1024
@@ -49,10 +51,16 @@ def schedule_of(problem: Contraction, cpu: CpuShape) -> tuple[Contraction, Contr
     a, b = _facts(problem, problem.a), _facts(problem, problem.b)
     if problem.n == 1 and problem.m != 1 and not (a.plain and a.unit_depth):
         problem, a, b = exchanged(problem), b, a
+    dot = problem.dot
+    k = problem.k if dot is None else ceil_div(problem.k, dot.group)
     batched = any(extent != 1 for extent in problem.batch)
-    schedule = choose(problem.m, problem.n, problem.k, problem.accumulator, a, b, cpu, batched)
+    schedule = choose(problem.m, problem.n, k, problem.accumulator, a, b, cpu, batched, dot is not None)
     if b.panel != schedule.columns:  # another machine's panels: read as any other element function
         problem = replace(problem, b=replace(problem.b, panels=None))
+    if dot is not None:
+        if problem.b.panels is not None and problem.b.panels.flip:
+            problem = replace(problem, dot=dot.with_flipped_b())
+        problem = in_words(problem)
     return problem, schedule
 
 
@@ -198,6 +206,9 @@ class _Packed(Tiles):
 
     def _pack_a(self, batch: Batch, first: Index, depth: Index) -> None:
         self._pack(self.p.a, batch, self.layout.a, self.s.rows, 0, self.p.m, first, depth)
+        dot = self.p.dot
+        if dot is not None and dot.correction and dot.by_rows:
+            self._correct(dot, self.s.rows, self.layout.a, self.p.m, depth)
 
     def _block(
         self, batch: Batch, first: Index, depth: Index, left: Index, right: Index, pack_a: bool
@@ -206,6 +217,8 @@ class _Packed(Tiles):
         p, s = self.p, self.s
         if p.b.panels is None:
             self._pack(p.b, batch, self.layout.b, s.columns, left, right, first, depth)
+            if p.dot is not None and p.dot.correction:
+                self._correct(p.dot, s.columns, self.layout.b, right - left, depth)
         if pack_a:
             self._pack_a(batch, first, depth)
 
@@ -225,6 +238,47 @@ class _Packed(Tiles):
             self.b.for_(i0, i1, s.rows, row)
 
         self.b.parallel([down, across] if by_rows else [across, down], task)
+
+    def _correct(self, dot: DotInstruction, width: int, packed: Index, extent: Index, depth: Index) -> None:
+        """What the sums of `extent` rows or columns, packed in panels of `width`, start from."""
+        b, s, p, workspace, layout = self.b, self.s, self.p, self.workspace, self.layout
+        builder, vectors = b.builder, -(-width // s.lanes)
+
+        def panel(at: list[Index]) -> None:
+            one = ones(builder, s.lanes)
+            start = packed + at[0] * (width * s.block_k)
+
+            def step(k: Index, sums: list[Value]) -> list[Value]:
+                found = []
+                for v in range(vectors):
+                    # Of a panel narrower than a vector, neighbours are read and not used.
+                    word = b.vector_load(workspace, (start + k * width + v * s.lanes,), s.lanes)
+                    x, y = (word, one) if dot.by_rows else (one, word)
+                    found.append(multiply_add(builder, x, y, sums[v], dot, p.accumulator))
+                return found
+
+            sums = b.for_(0, depth, 1, step, [b.zero(p.accumulator, s.lanes)] * vectors)
+            for v, x in enumerate(sums):
+                correction = builder.imul(x, builder.const("i32", dot.correction))
+                rest = width - v * s.lanes
+                mask = None if rest >= s.lanes else b.mask(rest, s.lanes)
+                place = layout.corrections + at[0] * width + v * s.lanes
+                b.vector_store(correction, workspace, (place,), mask)
+
+        b.parallel([ceil_div(extent, width)], panel)
+
+    def _start(self, i: Index, j: Index, packed_from: Index) -> list[Value] | None:
+        """What the sums of a tile start from; None for zeros."""
+        b, s, dot = self.b, self.s, self.p.dot
+        if dot is None or not dot.correction:
+            return None
+        at = self.layout.corrections
+        if dot.by_rows:
+            rows = [b.splat(b.load(self.workspace, (at + i + r,)), s.lanes) for r in range(s.rows)]
+            return [x for x in rows for _ in range(s.vectors)]
+        columns = at + (j - packed_from)
+        start = [b.vector_load(self.workspace, (columns + v * s.lanes,), s.lanes) for v in range(s.vectors)]
+        return start * s.rows
 
     def _pack(
         self,
@@ -298,7 +352,8 @@ class _Packed(Tiles):
         meanwhile = None
         if s.ahead and p.b.plain is not None:
             meanwhile = self._fetch(p.b.plain, batch, i, j, packed_from, first, depth)
-        self.finish(place, self.multiply(place, a_at, b_at, meanwhile), tile)
+        start = self._start(i, j, packed_from)
+        self.finish(place, self.multiply(place, a_at, b_at, meanwhile, start), tile)
 
     def _fetch(
         self, plain: Plain, batch: Batch, i: Index, j: Index, left: Index, first: Index, depth: Index
@@ -396,10 +451,11 @@ def panel_reader(b: Emitter, panels: Panels, place: Place, lanes: int) -> Callab
     """Vectors of the panel at the place's column, for k from the place's first on."""
 
     def read(v: int, k: Index) -> Value:
-        *at, lane = panels.at(place.batch, place.j // panels.width, place.first + k + FORESEEN)
-        b.prefetch(panels.buffer, (*at, lane + v * lanes), locality=2)
-        *at, lane = panels.at(place.batch, place.j // panels.width, place.first + k)
-        return b.vector_load(panels.buffer, (*at, lane + v * lanes), lanes)
+        panel, deep = place.j // panels.width, place.first + k
+        b.prefetch(panels.buffer, panels.at(place.batch, panel, deep + FORESEEN, v * lanes), locality=2)
+        at = panels.at(place.batch, panel, deep, v * lanes)
+        x = b.vector_load(panels.buffer, at, lanes * panels.group)
+        return x if panels.word is None else panels.word(b, x)
 
     return read
 

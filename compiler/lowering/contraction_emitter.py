@@ -133,6 +133,8 @@ class LoopEmitter:
         total: Index = 1
         for extent in extents:
             total = total * extent
+        if total == 0:
+            return
         if total == 1:
             body([0] * len(extents))
             return

@@ -75,6 +75,10 @@ class Packer:
         b, plain = self.b, self.operand.plain
         if plain is not None:
             mask = None if count is None else b.mask(count, self.lanes)
+            if self.operand.words is not None:
+                if row_wise:
+                    return self.operand.words.along_rows(b, batch, row, k, self.lanes, mask)
+                return self.operand.words.along_depth(b, batch, row, k, self.lanes)
             x = b.vector_load(plain.buffer, plain.at(batch, row, k), self.lanes, mask)
             return b.cast(x, plain.element, self.accumulator)
         if self.operand.run:
@@ -152,7 +156,10 @@ class Packer:
 
     def _transposed(self, batch: Batch, panel: Panel) -> None:
         """K runs along memory: squares of `lanes` x `lanes` are transposed in registers."""
-        whole = panel.depth // self.lanes * self.lanes
+        reader, whole = self.operand.words, panel.depth
+        if reader is not None:  # a last word that lacks elements cannot be read in a vector
+            whole = minimum(whole, reader.whole - panel.first)
+        whole = whole // self.lanes * self.lanes
         for start, write in self._chunks(panel):
             self._squares(batch, panel, start, write, whole)
         if panel.depth - whole != 0:

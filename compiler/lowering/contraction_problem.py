@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from flambeau.compiler.ir.dims import Index
 from flambeau.compiler.ir.types import ElementType
 from flambeau.compiler.lowering.contraction_emitter import Buffer, Emitter, Value
+from flambeau.compiler.targets.dots import DotInstruction
 
 Batch = Sequence[Index]
 #: ``load(builder, batch, row, k)``: one element of an operand, in the accumulator's type.
@@ -39,11 +40,29 @@ Touches = Callable[[Batch, Index, Index], "Sequence[tuple[Buffer, Sequence[Index
 @dataclass(frozen=True)
 class Panels:
     """An operand that lies in `buffer` as the register tile reads it (`graph.pack_panels`): `width` rows side by side
-    from index ``at(batch, panel, k)`` on, zeros where there are no more rows."""
+    from index ``at(batch, panel, k, row)`` on, zeros where there are no more rows. `word`, if k counts words of short
+    elements, makes a vector of words from those of the elements; `flip`: of bytes whose highest bits are inverted."""
 
     buffer: Buffer
     width: int
-    at: Callable[[Batch, Index, Index], Sequence[Index]]
+    at: Callable[[Batch, Index, Index, Index], Sequence[Index]]
+    group: int = 1
+    word: Callable[[Any, Value], Value] | None = None
+    flip: bool = False
+
+
+class WordReader(Protocol):
+    """Vectors of words (`lowering.words`) of an operand that lies in memory."""
+
+    @property
+    def whole(self) -> Index:
+        """How many words of a row have all their elements."""
+
+    def along_rows(self, b: Emitter, batch: Batch, row: Index, k: Index, lanes: int, mask: Any) -> Value:
+        """Word number k of the rows from `row`, which are neighbours in memory; those in the mask, if there is one."""
+
+    def along_depth(self, b: Emitter, batch: Batch, row: Index, k: Index, lanes: int) -> Value:
+        """The words of a row from number k on, whose elements are neighbours in memory. All of them are whole."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +72,7 @@ class Operand:
     `plain`, if the operand simply lies in memory, gives direct access. `along` says along which of the two axes `load`
     may be asked for a vector, because it then reads consecutive memory; "" if along neither. `run` > 0: only positions
     with the same quotient by `run` may be asked for together (the pixels of a row of an image). `panels`, if the operand
-    is packed already.
+    is packed already. `words`, where k counts words (`lowering.words`), reads vectors of them from `plain`.
     """
 
     load: Load
@@ -61,6 +80,7 @@ class Operand:
     along: Literal["", "row", "depth"] = ""
     run: int = 0
     panels: Panels | None = None
+    words: WordReader | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +107,7 @@ class Contraction:
     vector_store: bool = True
     long_store: bool = False
     touches: Touches | None = None
+    dot: DotInstruction | None = None
 
 
 def into_buffer(emitter: Emitter, plain: Plain, accumulator: ElementType) -> Store:
@@ -138,6 +159,7 @@ def exchanged(p: Contraction) -> Contraction:
         store=lambda builder, batch, m, n, value: p.store(builder, batch, n, m, value),
         partial=None,
         touches=None,
+        dot=None if p.dot is None else p.dot.swapped(),
     )
 
 

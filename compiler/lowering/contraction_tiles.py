@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from flambeau.compiler.ir.dims import Dim, Index, minimum
 from flambeau.compiler.lowering.contraction_emitter import Buffer, Emitter, Value
 from flambeau.compiler.lowering.contraction_problem import Batch, Contraction, Plain, ceil_div
-from flambeau.compiler.lowering.microkernel import outer_product_tile
+from flambeau.compiler.lowering.microkernel import ProductSum, outer_product_tile
+from flambeau.compiler.lowering.words import multiply_add
 from flambeau.compiler.schedule.cpu_contraction import ContractionSchedule
 
 
@@ -30,7 +31,12 @@ class Layout:
         columns = p.n if self.across is None else self.across
         packed = 0 if p.b.panels is not None else ceil_div(columns, s.columns) * (s.columns * s.block_k)
         self.sums: Index = self.b + packed
-        self.size: Index = self.sums + (p.m * p.n if self.keeps_sums else 0)
+        #: What sums start from, by column, where an instruction needs it.
+        self.corrections: Index = self.sums + (p.m * p.n if self.keeps_sums else 0)
+        self.size: Index = self.corrections
+        if p.dot is not None and p.dot.correction:
+            extent, width = (p.m, s.rows) if p.dot.by_rows else (columns, s.columns)
+            self.size += ceil_div(extent, width) * width
 
 
 def span(
@@ -106,13 +112,26 @@ class Tiles:
         a_at: Callable[[int, Index], Value],
         b_at: Callable[[int, Index], Value],
         meanwhile: Callable[[Index], None] | None = None,
+        start: list[Value] | None = None,
     ) -> list[Value]:
-        """The tile's sums over its part of K, row by row. ``meanwhile(i)`` is what else to do in iteration i over k."""
+        """The tile's sums over its part of K, row by row. ``meanwhile(i)`` is what else to do in iteration i over k; `start`
+        is what the sums start from."""
         s, element = self.s, self.p.accumulator
         if meanwhile is None and self.p.touches is not None:
             meanwhile = lambda i: self._ask_for_epilogue(place, i)  # noqa: E731
         return outer_product_tile(
-            self.b, element, s.lanes, place.rows, place.vectors, place.depth, a_at, b_at, s.unroll, meanwhile
+            self.b,
+            element,
+            s.lanes,
+            place.rows,
+            place.vectors,
+            place.depth,
+            a_at,
+            b_at,
+            s.unroll,
+            meanwhile,
+            product=product_of(self.b, self.p),
+            start=start,
         )
 
     def _ask_for_epilogue(self, place: Place, number: Index) -> None:
@@ -247,6 +266,14 @@ class Tiles:
             b.for_(0, minimum(place.valid_columns, vectors * lanes), 1, lambda c, _: one(r, c))
 
         b.for_(0, place.rows, 1, row)
+
+
+def product_of(b: Emitter, p: Contraction) -> ProductSum | None:
+    """How a contraction over words multiplies; None for one over numbers."""
+    dot = p.dot
+    if dot is None:
+        return None
+    return lambda x, y, sums: multiply_add(b.builder, x, y, sums, dot, p.accumulator)
 
 
 def relative(buffer: Buffer, problem: Contraction, i0: Index, j0: Index, columns: Index) -> Plain:

@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from flambeau.compiler.dialects.graph.blocked_convolution import BlockedConvolution
-from flambeau.compiler.dialects.graph.contraction import SideAxes, accumulator_of
+from flambeau.compiler.dialects.graph.contraction import DotGeneral, SideAxes, accumulator_of
 from flambeau.compiler.dialects.graph.convolution import Convolution
 from flambeau.compiler.dialects.graph.packing import UnpackPanels
 from flambeau.compiler.dialects.graph.winograd import WinogradConvolution
 from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.dims import Index, Symbol, of_symbol, product, recombine
-from flambeau.compiler.ir.types import ElementType
+from flambeau.compiler.ir.types import ElementType, VectorType, bf16
 from flambeau.compiler.lowering import contraction as template
 from flambeau.compiler.lowering.blocked_convolution import blocked_workspace, lower_blocked_convolution
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
@@ -43,8 +43,10 @@ from flambeau.compiler.lowering.shallow_convolution import (
 from flambeau.compiler.lowering.small_convolution import lower_small_convolution, small_workspace
 from flambeau.compiler.lowering.views import coefficient_of, view_of
 from flambeau.compiler.lowering.winograd import lower_winograd, winograd_workspace
+from flambeau.compiler.lowering.words import narrowed, word_of
 from flambeau.compiler.schedule.cpu_contraction import cpu_shape
 from flambeau.compiler.schedule.cpu_small_convolution import SmallConvolution, small_convolution
+from flambeau.compiler.targets.dots import DotInstruction, dot_instruction
 
 #: Bytes of a result from which on its lines are prefetched: less stays in the caches from one kernel to the next.
 FROM_AFAR = 1 << 18
@@ -193,6 +195,9 @@ def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter) -
     left, right = operation.operands[d.operands[0]], operation.operands[d.operands[1]]
     result = tensor_of(operation.results[0])
     e = ctx.e
+    dot = None
+    if isinstance(operation.definition, DotGeneral):
+        dot = dot_instruction(lhs.element, rhs.element, ctx.target)
 
     def load_a(_: Any, batch: Sequence[Index], m: Index, k: Index) -> Value:
         x = d.lhs_element(e, Accessor(left, ctx.read), batch, m, k)
@@ -209,13 +214,21 @@ def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter) -
             0 if extent == 1 else i
             for extent, i in zip(result.shape, d.result_index(batch, m, n), strict=True)
         )
+        if (
+            dot is not None
+            and dot.narrowing
+            and result.element is bf16
+            and isinstance(value.type, VectorType)
+        ):
+            ctx.finish(made, index, Scalar(narrowed(ctx.b, value, dot), bf16))
+            return
         ctx.finish(made, index, e.convert(Scalar(value, d.accumulator), result.element))
 
     a = _operand(ctx, left, load_a, d.lhs_index, (d.m, d.k), d.batch, d.lhs_run)
-    a = _in_panels(ctx, left, a, d.lhs_axes, d.accumulator)
+    a = _in_panels(ctx, left, a, d.lhs_axes, d.accumulator, None)
     rhs_index = None if d.rhs_index is None else lambda bt, n, k: d.rhs_index(bt, k, n)
     b = _operand(ctx, right, load_b, rhs_index, (d.n, d.k), d.batch, d.rhs_run)
-    b = _in_panels(ctx, right, b, d.rhs_axes, d.accumulator)
+    b = _in_panels(ctx, right, b, d.rhs_axes, d.accumulator, dot)
     place = _strides(result.shape, d.result_index, (d.m, d.n), d.batch)
     partial = None
     # Nothing else reads or writes this result before it is finished, so it may hold unfinished sums.
@@ -227,7 +240,7 @@ def _problem(ctx: LoweringContext, operation: Operation, emitter: LoopEmitter) -
     small = isinstance(result.size, int) and result.size * result.element.itemsize < FROM_AFAR
     touches = _touches(ctx, made, d) if contiguous and not small else None
     return Contraction(
-        d.batch, d.m, d.n, d.k, d.accumulator, a, b, store, partial, d.inner, contiguous, long, touches
+        d.batch, d.m, d.n, d.k, d.accumulator, a, b, store, partial, d.inner, contiguous, long, touches, dot
     )
 
 
@@ -268,21 +281,38 @@ def _operand(
 
 
 def _in_panels(
-    ctx: LoweringContext, value: Value, operand: Operand, axes: SideAxes | None, accumulator: ElementType
+    ctx: LoweringContext,
+    value: Value,
+    operand: Operand,
+    axes: SideAxes | None,
+    accumulator: ElementType,
+    dot: DotInstruction | None,
 ) -> Operand:
     """`operand`, with its panels if `value` is unpacked from some that lie in memory as the side needs them."""
     owner = value.owner
     if owner is None or not isinstance(owner.definition, UnpackPanels):
         return operand
     (packed,), layout = owner.operands, owner.definition
-    fits = (layout.batch, layout.rows, layout.depth) == axes and tensor_of(packed).element is accumulator
-    if not fits or packed not in ctx.memory:
+    element, group = tensor_of(packed).element, 1 if dot is None else dot.group
+    if (layout.batch, layout.rows, layout.depth) != axes or packed not in ctx.memory or layout.group != group:
         return operand
-    return replace(
-        operand,
-        plain=None,
-        panels=Panels(ctx.memory[packed], layout.width, lambda batch, panel, k: (*batch, panel, k, 0)),
-    )
+    if layout.flip != (dot is not None and dot.correction != 0):
+        return operand
+    buffer, width = ctx.memory[packed], layout.width
+    if dot is None:
+        if element is not accumulator:
+            return operand
+        panels = Panels(buffer, width, lambda batch, panel, k, row: (*batch, panel, k, row))
+    else:
+        panels = Panels(
+            buffer,
+            width,
+            lambda batch, panel, k, row: (*batch, panel, k, row, 0),
+            group,
+            lambda b, x: word_of(b, x, element, accumulator, dot),
+            layout.flip,
+        )
+    return replace(operand, plain=None, panels=panels)
 
 
 def _strides(

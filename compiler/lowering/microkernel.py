@@ -18,6 +18,7 @@ LONGEST = 160
 
 ScalarAt = Callable[[int, Index], Value]
 VectorAt = Callable[[int, Index], Value]
+ProductSum = Callable[[Value, Value, Value], Value]
 
 
 def outer_product_tile(
@@ -32,25 +33,29 @@ def outer_product_tile(
     unroll: int = 4,
     meanwhile: Callable[[Index], None] | None = None,
     length: int = 0,
+    product: ProductSum | None = None,
+    start: list[Value] | None = None,
 ) -> list[Value]:
     """Accumulators, row by row, of sum over k < `depth` of a_at(row, k) * b_at(vector, k).
 
     Floats are summed in chains (of `length`, if it is given), whose sums are then added: the error grows with the root of a
     chain's length times that of the depth, rather than with the depth. ``meanwhile(i)`` emits what else to do in iteration i
-    of the loop over k.
+    of the loop over k. ``product(a, b, sum)`` is the sum and the product, if these are not numbers of `element`. `start`:
+    what sums of integers start from; zeros if None.
     """
+    words = product is not None
+    if product is None:
+        product = lambda x, y, z: b.multiply_add(x, y, z, element)  # noqa: E731
 
     def step(k: Index, sums: list[Value]) -> list[Value]:
         columns = [b_at(v, k) for v in range(vectors)]
         out = []
         for r in range(rows):
             scalar = b.splat(a_at(r, k), lanes)
-            out += [
-                b.multiply_add(scalar, columns[v], sums[r * vectors + v], element) for v in range(vectors)
-            ]
+            out += [product(scalar, columns[v], sums[r * vectors + v]) for v in range(vectors)]
         return out
 
-    zeros = [b.zero(element, lanes)] * (rows * vectors)
+    zeros = start or [b.zero(element, lanes)] * (rows * vectors)
 
     def chain(start: Index, count: Index) -> list[Value]:
         also = None if meanwhile is None else lambda i: meanwhile(start // unroll + i)
@@ -59,7 +64,8 @@ def outer_product_tile(
     def added(start: Index, count: Index, totals: list[Value]) -> list[Value]:
         return [b.add(x, y, element) for x, y in zip(totals, chain(start, count), strict=True)]
 
-    if not element.is_float or (isinstance(depth, int) and depth <= (length or LONGEST)):
+    # Products of bf16 have few digits, so the sums of a block of K are as good as those of a chain.
+    if words or not element.is_float or (isinstance(depth, int) and depth <= (length or LONGEST)):
         return chain(0, depth)
     length = length or chain_length(depth, unroll)
     if not isinstance(depth, int):

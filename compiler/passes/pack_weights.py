@@ -12,6 +12,7 @@ from flambeau.compiler.ir.core import Graph, Operation, Value, apply, rebuild
 from flambeau.compiler.ir.types import TensorType
 from flambeau.compiler.passes.split_weights import weight_bytes
 from flambeau.compiler.schedule.cpu_contraction import cpu_shape, panel_width
+from flambeau.compiler.targets.dots import dot_instruction
 from flambeau.compiler.targets.machine import TargetDescription
 
 #: A gather reads panels if they have at least this many times the elements that it reads.
@@ -34,16 +35,18 @@ def pack_weights(graph: Graph, weights: Collection[Value], target: TargetDescrip
         lhs, rhs = (_type(v) for v in operation.operands)
         d = definition.contraction(lhs, rhs)
         assert d.rhs_axes is not None
-        if rhs.element is not d.accumulator:
+        dot = dot_instruction(lhs.element, rhs.element, target)
+        if rhs.element is not d.accumulator and dot is None:
             return None
-        width = panel_width(d.m, d.n, d.k, d.accumulator, cpu)
+        width = panel_width(d.m, d.n, d.k, d.accumulator, cpu, dot is not None)
         if width == 0:
             return None
-        layout = PackPanels(*d.rhs_axes, width)
+        group, flip = (1, False) if dot is None else (dot.group, dot.correction != 0)
+        layout = PackPanels(*d.rhs_axes, width, group, flip)
         panels = packed.get((layout, right))
         if panels is None:
             panels = packed[layout, right] = _laid_out(layout, operands[1])
-        unpacked = apply(UnpackPanels(*d.rhs_axes, width, rhs.shape), panels)
+        unpacked = apply(UnpackPanels(*d.rhs_axes, width, rhs.shape, group, flip), panels)
         return (apply(definition, operands[0], unpacked),)
 
     return rebuild(graph, replace)

@@ -34,6 +34,9 @@ FEW_TRANSPOSED = 384
 FEW_TASKS, FEW_RUN = 8, 2112
 #: Rows of A up to which sums are kept beside B's columns while B passes by, and bytes of B's rows that are read on end then.
 STREAMED_ROWS, STREAMED = 12, 16 << 10
+#: How much deeper blocks of words are: unfinished sums weigh more beside products that take less time, and A may as well
+#: come from L2.
+WORDS_DEEPER = 3
 #: Multiply-adds that a task should have at least.
 TASK_WORK = 1 << 18
 
@@ -134,14 +137,16 @@ def choose(
     b: OperandFacts,
     cpu: CpuShape,
     batched: bool = False,
+    words: bool = False,
 ) -> ContractionSchedule:
-    """The schedule of a contraction of these extents, one of many if `batched`."""
+    """The schedule of a contraction of these extents, one of many if `batched`; with `words`, k counts words
+    of short elements."""
     lanes = max(1, cpu.vector_bits // accumulator.bits)
     size = accumulator.itemsize
     rows, vectors = register_tile(cpu, lanes)
     em, en, ek = _assume(m), _assume(n), _assume(k)
     if b.panel and b.panel % lanes == 0:
-        return _from_panels(m, n, k, size, lanes, a, b.panel, cpu)
+        return _from_panels(m, n, k, size, lanes, a, b.panel, cpu, words)
     streams, far = en * ek * size > cpu.l2 // 2, en * ek * size > 2 * cpu.l2
     if b.plain and isinstance(m, int) and isinstance(n, int) and isinstance(k, int) and not batched:
         few = _few(m, n, k, size, lanes, b, streams, cpu)
@@ -166,9 +171,13 @@ def choose(
         return ContractionSchedule(
             "panel", lanes, rows, vectors, max(k, 1), -(-em // rows) * rows, vectors * lanes
         )
-    if isinstance(m, int):
+    if words:
+        rows = _fitting_rows(m, vectors, cpu)
+    elif isinstance(m, int):
         rows = balanced(m, rows)
     block_k = max(UNROLL, cpu.l1 * 9 // 16 // (rows * size))  # the A panel: a little more than half of L1
+    if words:
+        block_k *= WORDS_DEEPER
     if isinstance(k, int):
         block_k = balanced(k, block_k)
         block_k = max(1, min(k, -(-block_k // UNROLL) * UNROLL))
@@ -181,6 +190,16 @@ def choose(
     return ContractionSchedule(
         "packed", lanes, rows, vectors, block_k, task_rows, task_columns, across=across
     )
+
+
+def _fitting_rows(m: Index, vectors: int, cpu: CpuShape) -> int:
+    """Rows of a register tile without totals of chains: many, of which the last tile of `m` leaves few empty."""
+    most = max(1, min(13, (cpu.registers - vectors - 1) // vectors))
+    if not isinstance(m, int):
+        return min(most, 12)
+    if m <= most:
+        return max(1, m)
+    return min(range(most, max(1, most - 6), -1), key=lambda rows: -(-m // rows) * rows)
 
 
 def _fetching(m: int, n: int, k: Index, size: int, lanes: int, cpu: CpuShape) -> ContractionSchedule:
@@ -231,12 +250,15 @@ def _few(
     return ContractionSchedule("few", lanes, rows, vectors, min(k, depth), m, columns)
 
 
-def panel_width(m: Index, n: Index, k: Index, accumulator: ElementType, cpu: CpuShape) -> int:
-    """Columns of the panels in which a B that is a weight should lie; 0 if it should stay as it is."""
+def panel_width(
+    m: Index, n: Index, k: Index, accumulator: ElementType, cpu: CpuShape, words: bool = False
+) -> int:
+    """Columns of the panels in which a B that is a weight should lie; 0 if it should stay as it is. `words`: it is read in
+    words, so it has to be packed before it is used."""
     lanes = max(1, cpu.vector_bits // accumulator.bits)
     if isinstance(n, Dim) or isinstance(k, Dim) or n < lanes or k < 2:
         return 0
-    if isinstance(m, int) and m <= 4:
+    if isinstance(m, int) and m <= 4 and not words:
         return 0  # each element is used so seldom that reading it in order is all that counts
 
     def computed(vectors: int) -> int:
@@ -256,7 +278,15 @@ def _panel_rows(m: Index, vectors: int, cpu: CpuShape) -> int:
 
 
 def _from_panels(
-    m: Index, n: Index, k: Index, size: int, lanes: int, a: OperandFacts, width: int, cpu: CpuShape
+    m: Index,
+    n: Index,
+    k: Index,
+    size: int,
+    lanes: int,
+    a: OperandFacts,
+    width: int,
+    cpu: CpuShape,
+    words: bool,
 ) -> ContractionSchedule:
     """B is packed already. If A lies in memory it is read there: some rows of it, over all of K, stay in L2 while B's
     panels pass by. (That its rows may meet in the same sets of L1 costs less than packing it or cutting K.)"""
@@ -268,7 +298,7 @@ def _from_panels(
         task_rows = rows * balanced(-(-em // rows), max(1, fitting // rows))
         task_columns = width * max(1, TASK_WORK // (task_rows * width * k))
         return ContractionSchedule("direct", lanes, rows, vectors, k, task_rows, task_columns)
-    block_k = max(UNROLL, cpu.l1 * 9 // 16 // (rows * size))
+    block_k = max(UNROLL, cpu.l1 * 9 // 16 // (rows * size)) * (WORDS_DEEPER if words else 1)
     if isinstance(k, int):
         block_k = balanced(k, block_k)
         block_k = max(1, min(k, -(-block_k // UNROLL) * UNROLL))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flambeau.compiler.dialects.loops import memref, vector
+from flambeau.compiler.dialects.loops import llvm, memref, vector
 from flambeau.compiler.dialects.loops.base import scalar_of
 from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.opdef import OpDef
@@ -260,6 +260,12 @@ def _shuffle(body: Body, operation: Operation, definition: vector.Shuffle) -> No
     )
 
 
+def _call_intrinsic(body: Body, operation: Operation, definition: llvm.CallIntrinsic) -> None:
+    (result,) = operation.results
+    given = ", ".join(f"{llvm_type(v.type)} {body.name(v)}" for v in operation.operands)
+    body.define(result, f"call {llvm_type(result.type)} @{definition.intrin}({given})")
+
+
 def _create_mask(body: Body, operation: Operation, definition: vector.CreateMask) -> None:
     (count,), lanes = operation.operands, definition.lanes
     low, both, word = body.fresh(), body.fresh(), body.fresh()
@@ -299,4 +305,5 @@ HANDLERS: dict[type[OpDef], Handler] = {
     vector.Insert: _insert,
     vector.Shuffle: _shuffle,
     vector.CreateMask: _create_mask,
+    llvm.CallIntrinsic: _call_intrinsic,
 }

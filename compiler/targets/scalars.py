@@ -84,6 +84,7 @@ CPU: dict[str, str] = {
     "math.cttz": "{r} = call {t} @llvm.cttz.{s}({t} {0}, i1 false)",
     "math.ctpop": _unary("ctpop"),
     "math.fma": "{r} = call {f}{t} @llvm.fma.{s}({t} {0}, {t} {1}, {t} {2})",
+    "vector.bitcast": "{r} = bitcast {t} {0} to {to}",
     "vector.fma": "{r} = call {t} @llvm.fma.{s}({t} {0}, {t} {1}, {t} {2})",
 }
 

@@ -16,7 +16,7 @@ from flambeau.compiler.dialects.graph.base import GraphOp, Sample
 from flambeau.compiler.dialects.graph.oracle import torch_einsum
 from flambeau.compiler.ir.core import Value
 from flambeau.compiler.ir.dims import Index, product
-from flambeau.compiler.ir.types import ElementType, TensorType, f32, i32, tensor
+from flambeau.compiler.ir.types import ElementType, TensorType, f32, i8, i32, tensor, u8
 
 #: Element ``(batch, row, k)`` or ``(batch, k, row)`` of one side, read through the operand's accessor.
 SideElement = Callable[[Any, Any, Sequence[Index], Index, Index], Any]
@@ -106,8 +106,9 @@ class DotGeneral(GraphOp):
     """Products summed over the contracting dimensions, for each index of the batching dimensions.
 
     The result's dimensions are: batching, then the left operand's free ones, then the right operand's, each in the
-    operand's order. Both operands have one element type; `element` (the operands' type if None) may be wider, as in
-    i8 x i8 -> i32 or bf16 x bf16 -> f32. 16-bit floats are summed in f32.
+    operand's order. Both operands have one element type; `element` (the operands' type if None; StableHLO's preferred
+    element type) may be wider, as in i8 x i8 -> i32 or bf16 x bf16 -> f32. Where it is given, bytes may be signed on one
+    side and unsigned on the other. 16-bit floats are summed in f32.
     Specification: StableHLO, `dot_general`.
     """
 
@@ -131,7 +132,8 @@ class DotGeneral(GraphOp):
         if len(operands) != 2:
             raise self.reject("wrong number of operands", expected=2, actual=len(operands))
         lhs, rhs = operands
-        if lhs.element is not rhs.element:
+        bytes_of_two_kinds = self.element is not None and {lhs.element, rhs.element} == {i8, u8}
+        if lhs.element is not rhs.element and not bytes_of_two_kinds:
             raise self.reject("operands must have one element type", expected=lhs.element, actual=rhs.element)
         for side, x, dims in (
             ("lhs", lhs, self.lhs_batching_dimensions + self.lhs_contracting_dimensions),
@@ -316,6 +318,12 @@ class DotGeneral(GraphOp):
             DotGeneral((), (), (1,), (0,), i32),
             (rng.integers(-99, 99, (3, 40)).astype(np.int8), rng.integers(-99, 99, (40, 2)).astype(np.int8)),
             lambda a, b: a.int() @ b.int(),
+        )
+        yield Sample(
+            DotGeneral((), (), (1,), (1,), i32),
+            (rng.integers(0, 255, (5, 41)).astype(np.uint8), rng.integers(-99, 99, (3, 41)).astype(np.int8)),
+            lambda a, b: a.int() @ b.int().T,
+            note="bytes of two kinds",
         )
         yield Sample(
             plain, (rng.integers(-9, 9, (3, 4)), rng.integers(-9, 9, (4, 2))), lambda a, b: a @ b, note="i64"

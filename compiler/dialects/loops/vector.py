@@ -102,6 +102,14 @@ class Broadcast(LoopOp):
         return VectorType.get((self.lanes,), scalar)  # type: ignore[arg-type]
 
 
+class BitCast(LoopOp):
+    """The same bits as a vector of other elements, fewer and wider or more and narrower."""
+
+    name = "vector.bitcast"
+    explicit_results = True
+    pure = True
+
+
 class Step(LoopOp):
     """The indices 0, 1, ... lanes - 1."""
 
