@@ -66,6 +66,7 @@ class _Trace:
         )  # written: content at first
         self.gradients: dict[int, tuple[Tensor, Any]] = {}
         self.numbers: list[Captured] = []
+        self.modules: dict[Any, None] = {}  # that were called
 
     def makes(self, cell: Cell) -> None:
         self.created.add(cell)

@@ -2,7 +2,7 @@
 
 The function runs once on fresh leaf values. Storage cells that existed before and were read become inputs; those that
 were written, the gradients that were set and the returned tensors become outputs. Guards are the tensors' types and
-views, the other arguments' values, grad mode, and the modules' train flags.
+views, the other arguments' values, grad mode, the modules' train flags, and that modules and names are the same (`guards`).
 
 The second size of an argument's dimension makes it symbolic (`dynamic.py`): later sizes run the same executable.
 
@@ -27,6 +27,7 @@ from flambeau.compiler.ir.types import TensorType
 from flambeau.compiler.ir.types import tensor as tensor_type
 from flambeau.dynamic import Family, Pattern, without_sizes
 from flambeau.evaluation import TraceError, content, not_recording, state
+from flambeau.guards import Reach
 from flambeau.reverse import Meta, is_leaf
 from flambeau.runtime.buffer import is_sole
 from flambeau.storage import Cell, replacements
@@ -42,6 +43,7 @@ class Trace:
         self.created: weakref.WeakSet[Any] = weakref.WeakSet()
         self.gradients: dict[int, tuple[Tensor, Tensor | None]] = {}  # id -> (tensor, its .grad before)
         self.providers: list[tuple[Value, Callable[[], Any], Any]] = []
+        self.modules: dict[Any, None] = {}  # that were called
         #: Types with symbolic sizes, of arguments' cells.
         self.symbolic: Mapping[Cell, TensorType] = {}
 
@@ -297,7 +299,7 @@ class Compiled:
         self._entries: dict[Any, list[_Entry]] = {}
         self._direct: set[Any] = set()
         self._families: dict[Any, Family] = {}
-        self._modules: list[Any] | None = None
+        self._reach: Reach | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if state.trace is not None:  # inside another trace: part of it
@@ -307,9 +309,10 @@ class Compiled:
         described = [_flatten(a, tensors, numbers) for a in args]
         if kwargs:
             described.append(_flatten(kwargs, tensors, numbers))
-        if self._modules is None:
-            self._modules = _modules_of(self.function, (args, kwargs))
-        key = (tuple(described), state.grad, dtypes.get_default_dtype(), *[m.training for m in self._modules])
+        reach = self._reach
+        if reach is None or not reach.stands():
+            reach = self._look_again(args, kwargs)
+        key = self._key(described, reach)
         for entry in self._entries.get(key, ()):
             if entry.fits():
                 return entry.run(tensors)
@@ -326,7 +329,19 @@ class Compiled:
             family.add(pattern, entry)
             if entry is not None:
                 return entry.run(tensors)
-        return self._trace(key, tensors, args, kwargs)
+        reach.add_arguments((args, kwargs))
+        return self._trace(described, tensors, args, kwargs)
+
+    def _key(self, described: list[Any], reach: Reach) -> Any:
+        return tuple(described), state.grad, dtypes.get_default_dtype(), *[m.training for m in reach.modules]
+
+    def _look_again(self, args: Any, kwargs: Any) -> Reach:
+        """At the first call, and when a captured module or name is another one: then what was compiled is of no use."""
+        self._entries.clear()
+        self._direct.clear()
+        self._families.clear()
+        self._reach = Reach(self.function, (args, kwargs))
+        return self._reach
 
     def _symbolic(self, tensors: list[Tensor], pattern: Pattern, args: Any, kwargs: Any) -> _Entry | None:
         """An entry for all the sizes of a pattern; None if the function needs to know the sizes."""
@@ -340,8 +355,10 @@ class Compiled:
             return None
         return None if survivors is not None or observed else entry
 
-    def _trace(self, key: Any, tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
+    def _trace(self, described: list[Any], tensors: list[Tensor], args: Any, kwargs: Any) -> Any:
         entry, survivors, observed = self._capture(tensors, args, kwargs, {})
+        assert self._reach is not None
+        key = self._key(described, self._reach)
         if observed:
             text = f"{self.function!r} observes a value while it runs: it is not compiled as a whole"
             warnings.warn(text, stacklevel=3)
@@ -374,6 +391,9 @@ class Compiled:
             state.pending.clear()  # everything was computed before; what the trace made exists only in the executable
             state.recorded = 0
             _undo(trace)
+        assert self._reach is not None
+        self._reach.add(trace.modules)
+        self._reach.settle()
         return entry, survivors, observed
 
 
@@ -528,27 +548,6 @@ def _fill_survivors(
     for cell, value in after.items():
         cell.value = value
     state.trace = trace
-
-
-def _modules_of(function: Any, arguments: Any) -> list[Any]:
-    """Modules that the function can reach: itself, its object, its closure, the globals that "
-    "it names, its arguments."""
-    code = getattr(function, "__code__", None) or getattr(
-        getattr(function, "__func__", None), "__code__", None
-    )
-    names = getattr(function, "__globals__", {})
-    reach = [function, getattr(function, "__self__", None), *arguments[0], *arguments[1].values()]
-    reach += [names[n] for n in (code.co_names if code is not None else ()) if n in names]
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            reach.append(cell.cell_contents)
-        except ValueError:  # a name of the closure that is not bound yet
-            continue
-    found: dict[int, Any] = {}
-    for x in reach:
-        if isinstance(getattr(x, "training", None), bool) and callable(getattr(x, "modules", None)):
-            found.update((id(m), m) for m in x.modules())
-    return list(found.values())
 
 
 def compile(model: Any = None, **options: Any) -> Any:

@@ -45,7 +45,9 @@ class _Listed(Module):
         self._renumber(list(self._modules.values()))
 
     def _renumber(self, modules: Iterable[Module]) -> None:
-        object.__setattr__(self, "_modules", {str(i): m for i, m in enumerate(modules)})
+        numbered = {str(i): m for i, m in enumerate(modules)}
+        self._modules.clear()
+        self._modules.update(numbered)
 
     def append(self, module: Module) -> Any:
         """Add a module at the end."""

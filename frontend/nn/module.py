@@ -11,6 +11,7 @@ from flambeau.autograd import no_grad
 from flambeau.devices import device as Device
 from flambeau.nn.hooks import call_with_backward_hooks
 from flambeau.nn.parameter import Buffer, Parameter
+from flambeau.tables import Table, same
 from flambeau.tensor import Tensor
 
 Self = TypeVar("Self", bound="Module")
@@ -27,6 +28,10 @@ class IncompatibleKeys(namedtuple("IncompatibleKeys", ["missing_keys", "unexpect
         return super().__repr__()
 
     __str__ = __repr__
+
+
+#: What an attribute is that is not there.
+_ABSENT = object()
 
 
 class RemovableHandle:
@@ -69,7 +74,7 @@ class Module:
         set_ = object.__setattr__
         set_(self, "training", True)
         for name in ("_parameters", "_buffers", "_modules"):
-            set_(self, name, {})
+            set_(self, name, Table())
         set_(self, "_non_persistent_buffers_set", set())
         for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
             set_(self, name, OrderedDict())
@@ -97,6 +102,8 @@ class Module:
             if kind not in tables:
                 what = "parameters" if kind == "_parameters" else "module"
                 raise AttributeError(f"cannot assign {what} before Module.__init__() call")
+            if tables[kind].get(name) is value:
+                return
             self._forget(name)
             if kind == "_parameters":
                 self.register_parameter(name, value)
@@ -129,7 +136,18 @@ class Module:
                 )
             tables["_buffers"][name] = value
         else:
+            before = tables.get(name, _ABSENT)
             object.__setattr__(self, name, value)
+            if name != "training" and not same(before, value):
+                self._attribute_changed(name)
+
+    def _attribute_changed(self, name: str) -> None:
+        """Compiled functions that have captured this module are told, but for what they set themselves."""
+        table = self.__dict__["_modules"]
+        if evaluation.state.trace is not None:
+            table.own.add(name)
+        elif name not in table.own:
+            table.changed()
 
     def __delattr__(self, name: str) -> None:
         for table in (self._parameters, self._buffers, self._modules):
@@ -138,6 +156,7 @@ class Module:
                 self._non_persistent_buffers_set.discard(name)
                 return
         object.__delattr__(self, name)
+        self._attribute_changed(name)
 
     def _forget(self, name: str) -> None:
         tables = self.__dict__
@@ -203,6 +222,8 @@ class Module:
 
     # -- calling -------------------------------------------------------------------------------------------------------
     def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if evaluation.state.trace is not None:
+            evaluation.state.trace.modules[self] = None
         if not (
             self._forward_pre_hooks or self._forward_hooks or self._backward_hooks or self._backward_pre_hooks
         ):
