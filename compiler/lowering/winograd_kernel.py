@@ -27,10 +27,13 @@ def lower_winograd_kernel(ctx: LoweringContext, operation: Operation, workspace:
     squares = as_it_lies and even and isinstance(channels, int) and channels % lanes == 0
     step = lanes if squares else 1
     extents = (blocks, columns // lanes, channels // step)
+    across = (op.input_feature, op.output_feature, op.spatial) == (0, 1, (2, 3)) and w in ctx.memory
     kernel = _Kernel(ctx, operation, lanes)
     with ctx.rows(extents, 64 * blocks * columns * channels) as (block, vector, chunk):
         if squares:
             kernel.square(block, vector, chunk * lanes)
+        elif across and even and lanes >= TAPS:
+            kernel.write(block, vector, chunk, kernel.turned(block, vector, chunk))
         else:
             kernel.write(block, vector, chunk, kernel.gathered(block, vector, chunk, even))
 
@@ -59,6 +62,15 @@ class _Kernel:
                     value = ctx.spread(ctx.read(self.w, op.index(first + lane, c, y, x)).value)
                     taps.append(b.select(mask, value, zero))
         return taps
+
+    def turned(self, block: Index, vector: Index, c: Index) -> list[Value]:
+        """The nine taps of one channel whose features lie on end, each with its window: a square transposed in registers."""
+        b, lanes, op = self.b, self.lanes, self.op
+        first, mask = block * op.columns + vector * lanes, b.create_mask(TAPS, lanes)
+        rows = [b.vload(self.ctx.memory[self.w], (c, first + i, 0, 0), lanes, mask) for i in range(lanes)]
+        taps = transpose(LoopEmitter(b), rows)
+        down, right = ([2, 1, 0] if flipped else [0, 1, 2] for flipped in op.reversal)
+        return [taps[3 * y + x] for y in down for x in right]
 
     def square(self, block: Index, vector: Index, first: Index) -> None:
         """As many channels as a vector has lanes, where features are rows in memory: squares transposed in registers."""

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import flambeau as fb
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.convolution import Convolution, convolution_of
 from flambeau.compiler.ir.core import Graph, Value, apply
@@ -16,6 +17,8 @@ from flambeau.compiler.lowering.grouped_kernel_gradient import grouped_gradient_
 from flambeau.compiler.schedule.cpu_contraction import CpuShape
 from flambeau.execution import run_graph
 from flambeau.runtime import threads
+
+torch = pytest.importorskip("torch")
 
 
 def _gradient(
@@ -153,3 +156,38 @@ def test_errors_are_no_larger_than_numpy_in_f32() -> None:
     exact = op.reference(*arrays)
     (found,) = run_graph(graph, [a.astype(np.float32) for a in arrays])
     assert np.abs(found - exact).max() <= 3e-6 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "features", "groups", "options"),
+    [
+        (6, 6, 6, {"padding": 1}),
+        (6, 12, 3, {"padding": 2, "stride": 2}),
+        (4, 8, 2, {"padding": 1, "dilation": 2}),
+        (3, 17, 1, {"padding": 3, "stride": 3}),
+    ],
+    ids=["depthwise", "groups, stride", "groups, dilation", "first layer"],
+)
+def test_first_and_second_gradients_are_pytorchs(
+    channels: int, features: int, groups: int, options: dict, transposed: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    window = 7 if groups == 1 else 3
+    kernel = (channels, features // groups) if transposed else (features, channels // groups)
+    arrays = [rng.standard_normal((2, channels, 13, 11)), rng.standard_normal((*kernel, window, window))]
+    weights = rng.standard_normal(arrays[0].shape), rng.standard_normal(arrays[1].shape)
+
+    def second(m: object) -> list[np.ndarray]:
+        x, w = (m.tensor(a, requires_grad=True) for a in arrays)  # type: ignore[attr-defined]
+        vx, vw = (m.tensor(a) for a in weights)  # type: ignore[attr-defined]
+        functional = m.nn.functional  # type: ignore[attr-defined]
+        function = functional.conv_transpose2d if transposed else functional.conv2d
+        y = function(x, w, groups=groups, **options)
+        first = m.autograd.grad((y * y * y).sum(), (x, w), create_graph=True)  # type: ignore[attr-defined]
+        total = (first[0] * vx).sum() + (first[1] * vw).sum()
+        then = m.autograd.grad(total, (x, w))  # type: ignore[attr-defined]
+        return [v.detach().numpy() for v in (y, *first, *then)]
+
+    for found, expected in zip(second(fb), second(torch), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())

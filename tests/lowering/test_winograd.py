@@ -194,3 +194,18 @@ def test_f64_kernel_in_blocks() -> None:
         definition = WinogradKernel(columns)
         (found,) = run_graph(Graph([value], [apply(definition, value)]), [w])
         np.testing.assert_allclose(found, definition.reference(w), rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("reversal", [(False, False), (True, True), (True, False), (False, True)], ids=str)
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["features outside", "features inside"])
+@pytest.mark.parametrize(("features", "channels"), [(32, 32), (64, 5), (19, 18)])
+def test_kernels_in_every_order(
+    features: int, channels: int, order: tuple[int, int], reversal: tuple[bool, bool]
+) -> None:
+    op = WinogradKernel(16, order[0], order[1], (2, 3), reversal)
+    sizes = [0, 0]
+    sizes[order[0]], sizes[order[1]] = features, channels
+    w = numbers(*sizes, 3, 3)
+    kernel = Value(tensor(w.shape, f32))
+    (found,) = run_graph(Graph([kernel], [apply(op, kernel)]), [w])
+    np.testing.assert_allclose(found, op.reference(w), rtol=1e-5, atol=1e-6)
