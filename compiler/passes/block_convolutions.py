@@ -83,7 +83,7 @@ def _block(op: Convolution, x: Value, w: Value, cpu: CpuShape, ready: bool) -> i
     tile = choose_tile(size, accumulator, cpu, ready=ready)
     if tile.pixels * tile.vectors < CHAINS:
         return None
-    if pointwise and not beats_template(size, tile, accumulator.itemsize, cpu, ready):
+    if pointwise and not beats_template(size, tile, accumulator, cpu, ready):
         return None
     return tile.block
 

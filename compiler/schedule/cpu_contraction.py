@@ -30,6 +30,8 @@ FETCHED_RUN = 4096
 #: The most rows of the scheme *few*, and the same where B is transposed.
 FEW_ROWS = 128
 FEW_TRANSPOSED = 384
+#: Its least depth, in parts of L1.
+FEW_DEPTH = 64
 #: Tasks that it is cut into unless columns are many, and bytes of a row of B for one.
 FEW_TASKS, FEW_RUN = 8, 2112
 #: Rows of A up to which sums are kept beside B's columns while B passes by, and bytes of B's rows that are read on end then.
@@ -37,18 +39,22 @@ STREAMED_ROWS, STREAMED = 12, 16 << 10
 #: How much deeper blocks of words are: unfinished sums weigh more beside products that take less time, and A may as well
 #: come from L2.
 WORDS_DEEPER = 3
+#: CPUs, by LLVM's names, that compute vectors of 512 bits in two steps of 256.
+HALVING = ("znver4",)
 #: Multiply-adds that a task should have at least.
 TASK_WORK = 1 << 18
 
 
 @dataclass(frozen=True)
 class CpuShape:
-    """The numbers of a CPU that a contraction's schedule depends on."""
+    """The numbers of a CPU that a contraction's schedule depends on. `halved`: it computes its widest vectors in two steps,
+    so that twice as many of half the width take no longer."""
 
     vector_bits: int = 512
     registers: int = 32
     l1: int = 32 << 10
     l2: int = 1 << 20
+    halved: bool = False
 
 
 @dataclass(frozen=True)
@@ -223,8 +229,10 @@ def _few(
     vectors along K); 128 rows by 768 x 768 95 % (87), B transposed 98 % (89)."""
     most, least = (FEW_TRANSPOSED, 0.6) if b.unit_depth else (FEW_ROWS, 0.7)
     groups = -(-m // lanes)
-    if not lanes // 2 < m <= most or m < least * groups * lanes or min(n, k) < lanes or lanes == 1:
+    if not lanes // 2 < m <= most or m < least * groups * lanes or n < lanes or lanes == 1:
         return None
+    if k * size < cpu.l1 // FEW_DEPTH:
+        return None  # so little is summed that transposing what is finished takes longer than packing
     if b.unit_depth and not b.unit_row:
         if m > FEW and not streams:
             return None
@@ -348,4 +356,10 @@ def _tasks(m: int, n: int, k: int, rows: int, columns: int) -> tuple[int, int]:
 
 def cpu_shape(target: TargetDescription) -> CpuShape:
     """What the schedule needs of a target. LLVM splits vectors of 128 bits where they are too wide."""
-    return CpuShape(max(128, target.vector_bits), target.vector_registers, target.l1_bytes, target.l2_bytes)
+    return CpuShape(
+        max(128, target.vector_bits),
+        target.vector_registers,
+        target.l1_bytes,
+        target.l2_bytes,
+        halved=target.cpu in HALVING and target.vector_bits == 512,
+    )

@@ -24,7 +24,7 @@ UNROLL = 4
 #: Products that are summed one after the other, about.
 SUMMED = 144
 #: Bytes of finished sums that a task keeps in L1 until it has a strip of them.
-STRIP = 8 << 10
+STRIP = 16 << 10
 #: Vectors of output features that a register tile has at most.
 WIDEST = 4
 #: What loading a vector costs against multiplying and adding one; what it costs to have few sums under way, and each of more
@@ -123,23 +123,26 @@ def choose_tile(
     lanes = max(1, cpu.vector_bits // accumulator.bits)
     if block is not None:
         lanes = math.gcd(block, lanes)
-    widths = range(1, WIDEST + 1) if block is None else (block // lanes,)
-    tiles = (t for vectors in widths for t in _tiles(size, lanes, vectors, cpu))
+        return min(_tiles(size, lanes, block // lanes, cpu), key=lambda tile: size.work(tile, ready))
+    shapes = [(lanes, vectors) for vectors in range(1, WIDEST + 1)]
+    if cpu.halved and lanes > 1:  # blocks that are no multiple of a whole vector
+        shapes += [(lanes // 2, vectors) for vectors in range(1, WIDEST + 1, 2)]
+    tiles = (t for shape in shapes for t in _tiles(size, *shape, cpu))
     return min(tiles, key=lambda tile: size.work(tile, ready))
 
 
 def beats_template(
-    size: ConvolutionSize, tile: ConvolutionTile, itemsize: int, cpu: CpuShape, ready: bool
+    size: ConvolutionSize, tile: ConvolutionTile, accumulator: ElementType, cpu: CpuShape, ready: bool
 ) -> bool:
     """Is it faster than the contraction template, for which a window of one element without strides is a matrix product
     with vectors along pixels? That needs no transposing, but computes whole vectors of pixels."""
-    lanes, depth, pixels = tile.lanes, size.depth, size.pixels
+    lanes, depth, pixels = max(1, cpu.vector_bits // accumulator.bits), size.depth, size.pixels
     whole = -(-pixels // lanes) * lanes / pixels
     blocked = size.work(tile, ready) + FINISH * whole / depth
     if not ready and isinstance(size.images, int):
         blocked += PACK / (pixels * size.images)
     template = -(-pixels // (2 * lanes)) * (2 * lanes) / pixels * (PRODUCT + STORE / depth)
-    if depth * pixels * itemsize > cpu.l2 // 2:
+    if depth * pixels * accumulator.itemsize > cpu.l2 // 2:
         template += PANEL / size.features
     return blocked < template
 

@@ -202,6 +202,15 @@ def test_symbolic_batch(images: int) -> None:
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_blocks_of_half_vectors_where_they_cost_half() -> None:
+    """24 features are three halves; where halves cost as much as whole vectors, they are two wholes."""
+    size = ConvolutionSize(1, (56 * 56,), 24, 144)
+    halves, wholes = (choose_tile(size, f32, CpuShape(halved=h), ready=True) for h in (True, False))
+    assert (halves.lanes, halves.block) == (8, 24) and wholes.lanes == 16
+    again = choose_tile(size, f32, CpuShape(halved=True), halves.block, ready=True)
+    assert again == halves, "the lowering sees the block only"
+
+
 def test_what_stays_with_the_template() -> None:
     def of(op: Convolution, x: Shape, w: Shape) -> bool:
         a, b = Value(tensor(x, f32)), Value(tensor(w, f32))
@@ -216,7 +225,11 @@ def test_what_stays_with_the_template() -> None:
     assert not of(convolution_of(2, 1, 1), (1, 8, 14, 14), (4, 8, 3, 3))  # less than a vector of features
 
 
-@pytest.mark.parametrize("cpu", [CpuShape(), CpuShape(256, 16), CpuShape(128, 32)], ids=["512", "256", "128"])
+@pytest.mark.parametrize(
+    "cpu",
+    [CpuShape(), CpuShape(256, 16), CpuShape(128, 32), CpuShape(halved=True)],
+    ids=["512", "256", "128", "halved"],
+)
 @pytest.mark.parametrize("space", [(112, 112), (7, 7), (13, 5), (1, 3), (1000,), (4, 6, 9)], ids=str)
 def test_tiles_fit_the_registers_and_the_image(cpu: CpuShape, space: Shape) -> None:
     tile = choose_tile(ConvolutionSize(4, space, 96, 27), f32, cpu)

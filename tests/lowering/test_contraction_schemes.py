@@ -26,7 +26,7 @@ from flambeau.compiler.lowering.contraction_problem import (
     plain_operand,
 )
 from flambeau.compiler.lowering.microkernel import transpose
-from flambeau.compiler.schedule.cpu_contraction import CpuShape, balanced, register_tile
+from flambeau.compiler.schedule.cpu_contraction import CpuShape, OperandFacts, balanced, choose, register_tile
 
 SMALL = CpuShape(vector_bits=128, registers=16, l1=256, l2=2048)
 
@@ -306,6 +306,13 @@ def test_few_rows_against_a_large_matrix(size: tuple[int, int, int], partial: bo
             scheme = run((), *size, transposed=transposed, plain=plain, partial=partial, bias=True)
             assert scheme == "few"
         assert run((1,), *size, transposed=transposed, plain="b", vector_store=False) == "few"
+
+
+def test_shallow_products_of_few_rows_are_packed() -> None:
+    """96 rows by 12544 columns, summed over 16 (a convolution of MobileNet): transposing would take most of the time."""
+    plain, columns = OperandFacts(True, False, True), OperandFacts(True, True, False)
+    assert choose(96, 12544, 16, T.f32, plain, columns, CpuShape()).scheme == "panel"
+    assert choose(96, 12544, 256, T.f32, plain, columns, CpuShape()).scheme == "few"
 
 
 @pytest.mark.parametrize("size", [(0, 3, 4), (3, 0, 4), (0, 0, 0)], ids=str)
