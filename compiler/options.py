@@ -23,7 +23,8 @@ class Options:
     - `opt_level`: LLVM's optimisation level, 0 to 3. Kernels are vectorised before LLVM sees them, so 1, a short pipeline,
       gives nearly the code of 3 in less than half of the time. A library has the bits of this process only if both were
       compiled at one level: where a sum may be contracted, the levels choose differently;
-    - `tune`: measure schedules instead of computing them;
+    - `tune`: measure schedules of contractions instead of computing them (`flambeau.tuning`). Compiling takes seconds a kernel,
+      once a machine: the cache keeps what is found. Sums are made in another order, so bits differ from untuned code;
     - `profile`: count each kernel's runs and seconds, and print them when the process ends (`flambeau.profiler`);
     - `winograd`: 3 x 3 convolutions may be computed from tiles, with fewer products, where that is faster. Their error is about
       that of direct ones, but an infinity in the input gives NaN.

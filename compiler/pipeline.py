@@ -23,7 +23,7 @@ from flambeau.compiler.lowering.kernels import LoweredKernel, lower_kernel, symb
 from flambeau.compiler.passes.block_convolutions import block_convolutions
 from flambeau.compiler.passes.decompose import decompose
 from flambeau.compiler.passes.fold_scales import fold_scales
-from flambeau.compiler.passes.fuse import Program, fuse
+from flambeau.compiler.passes.fuse import Kernel, KernelCall, Program, fuse
 from flambeau.compiler.passes.order import order
 from flambeau.compiler.passes.pack_invariants import pack_invariants
 from flambeau.compiler.passes.pack_weights import pack_weights, read_from_panels
@@ -35,7 +35,7 @@ from flambeau.compiler.passes.split_weights import split_weights
 from flambeau.compiler.passes.split_windows import split_windows
 from flambeau.compiler.passes.undilate import undilate
 from flambeau.compiler.passes.winograd import winograd
-from flambeau.compiler.schedule.cpu_contraction import cpu_shape
+from flambeau.compiler.schedule.cpu_contraction import Chooser, choose, cpu_shape
 from flambeau.compiler.targets.cpu import emit_ir
 from flambeau.compiler.targets.entry import EntryCall, EntryCopy, Place, emit_entry
 from flambeau.compiler.targets.machine import TargetDescription, emit_object, host_target
@@ -53,6 +53,10 @@ STAGES: tuple[tuple[str, str], ...] = (
 )
 
 ENTRY = "flambeau_entry"
+
+
+#: What chooses the schedule of a kernel's contraction; None for the analytic model.
+Tuner = Callable[[Kernel, TargetDescription], "Chooser | None"]
 
 
 @dataclass
@@ -79,6 +83,8 @@ class Compilation:
     seconds: dict[str, float] = field(default_factory=dict)
     #: The entry counts each kernel call's runs and nanoseconds (`targets/entry.py`).
     profile: bool = False
+    #: Gives contractions their schedules; None: the analytic model does.
+    tuner: Tuner | None = None
 
     def overwrites(self) -> tuple[tuple[int, int], ...]:
         """Numbers of a result and of a parameter that may be given the same memory by the caller."""
@@ -119,16 +125,17 @@ def compile_stages(
     entry: str = ENTRY,
     profile: bool = False,
     weights: Sequence[int] = (),
+    tuner: Tuner | None = None,
 ) -> Compilation:
     """Run the stages on `graph` for `target` (this machine if None), up to and including `stop_after`.
 
     `weights`: numbers of the parameters whose content stays the same from call to call. What depends on them alone is
-    split off (`Compilation.preparation`) where that pays.
+    split off (`Compilation.preparation`) where that pays. `tuner` gives contractions their schedules.
     """
     names = [name for name, _ in STAGES]
     if stop_after not in names:
         raise CompilationError(f"there is no stage {stop_after!r}; there are {', '.join(names)}")
-    c = Compilation(graph, target or host_target(), tuple(weights), profile=profile)
+    c = Compilation(graph, target or host_target(), tuple(weights), profile=profile, tuner=tuner)
     for name in names[2 : names.index(stop_after) + 1]:
         started = time.perf_counter()
         _RUN[name](c, opt_level, entry)
@@ -191,7 +198,8 @@ def _loops(c: Compilation, opt_level: int, entry: str) -> None:
         if key not in known:
             name = f"kernel{len(known)}"
             known[key] = name
-            c.kernels[name] = lower_kernel(call.kernel, name, c.target)
+            chooser = c.tuner(call.kernel, c.target) if c.tuner is not None else None
+            c.kernels[name] = lower_kernel(call.kernel, name, c.target, chooser or choose)
         names.append(known[key])
     c.names = tuple(names)
 
@@ -246,6 +254,19 @@ _RUN: dict[str, Callable[[Compilation, int, str], None]] = {
     "llvm": _llvm,
     "object": _object,
 }
+
+
+def compile_kernel(
+    kernel: Kernel, target: TargetDescription, chooser: Chooser, opt_level: int = 1
+) -> Compilation:
+    """A kernel as a program of its own, whose contraction has the schedule that `chooser` gives."""
+    graph = kernel.graph
+    c = Compilation(graph, target, simplified=graph, tuner=lambda kernel, target: chooser)
+    c.program = Program(graph, (KernelCall(kernel, graph.parameters, graph.results),))
+    c.symbols = symbols_of([tensor_of(p) for p in graph.parameters])
+    for stage in (_loops, _plan, _llvm, _object):
+        stage(c, opt_level, ENTRY)
+    return c
 
 
 def fingerprint(graph: Graph) -> str:

@@ -27,6 +27,8 @@ from flambeau.compiler.pipeline import Compilation, compile_stages, fingerprint
 from flambeau.compiler.targets.machine import TargetDescription, host_target
 from flambeau.runtime import abi
 from flambeau.runtime.cache import DiskCache, default_cache_dir
+from flambeau.runtime.threads import num_threads
+from flambeau.tuning import Tuner
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,17 @@ def disk_cache() -> DiskCache | None:
     return _caches[path]
 
 
-def _key(graph: Graph, target: TargetDescription, opt_level: int, weights: Sequence[int]) -> str:
+def _version(target: TargetDescription, opt_level: int) -> str:
+    """What all code depends on: the compiler and the machine."""
     machine = f"{target.triple}:{target.cpu}:{target.features}:{target.l1_bytes}:{target.l2_bytes}"
+    return f"{_compiler_version()}:{machine}:O{opt_level}"
+
+
+def _key(graph: Graph, target: TargetDescription, opt_level: int, weights: Sequence[int]) -> str:
+    knobs = options.current()
     kept = ",".join(map(str, weights))
-    choices = f"O{opt_level}:winograd={options.current().winograd}:w{kept}"
-    return f"{_compiler_version()}:{machine}:{choices}:{fingerprint(graph)}"
+    choices = f"winograd={knobs.winograd}:tune={num_threads() if knobs.tune else 0}:w{kept}"
+    return f"{_version(target, opt_level)}:{choices}:{fingerprint(graph)}"
 
 
 def compiled(graph: Graph, weights: Sequence[int] = ()) -> tuple[CompiledCode, Compilation | None]:
@@ -178,7 +186,10 @@ def compiled(graph: Graph, weights: Sequence[int] = ()) -> tuple[CompiledCode, C
                 return CompiledCode.from_bytes(data), None
             except (ValueError, KeyError):  # an entry that is none is a miss
                 store.remove(key)
-    compilation = compile_stages(graph, target, opt_level=opt_level, profile=knobs.profile, weights=weights)
+    tuner = Tuner(disk_cache(), _version(target, opt_level)) if knobs.tune else None
+    compilation = compile_stages(
+        graph, target, opt_level=opt_level, profile=knobs.profile, weights=weights, tuner=tuner
+    )
     code = CompiledCode.of(compilation)
     if knobs.dump:
         dump(compilation, knobs.dump)

@@ -13,6 +13,7 @@ from flambeau.compiler.ir.dims import Index, divide, minimum, product
 from flambeau.compiler.ir.types import TensorType
 from flambeau.compiler.lowering.elements import ElementBuilder, Scalar
 from flambeau.compiler.lowering.probe import element_of, probe
+from flambeau.compiler.schedule.cpu_contraction import Chooser, choose
 from flambeau.compiler.targets.machine import TargetDescription
 
 #: Less work than this (elements times cost) stays on the caller's thread.
@@ -20,10 +21,13 @@ PARALLEL_WORK = 1 << 16
 
 
 class LoweringContext:
-    """One kernel under construction. `memory` holds the buffer of each value that has one."""
+    """One kernel under construction. `memory` holds the buffer of each value that has one; `chooser` gives contractions
+    their schedules."""
 
-    def __init__(self, b: LoopBuilder, e: ElementBuilder, target: TargetDescription) -> None:
-        self.b, self.e, self.target = b, e, target
+    def __init__(
+        self, b: LoopBuilder, e: ElementBuilder, target: TargetDescription, chooser: Chooser = choose
+    ) -> None:
+        self.b, self.e, self.target, self.chooser = b, e, target, chooser
         self.memory: dict[Value, Value] = {}
         #: The kernel's results.
         self.results: tuple[Value, ...] = ()

@@ -35,7 +35,13 @@ from flambeau.compiler.lowering.contraction_problem import (
 from flambeau.compiler.lowering.contraction_tiles import Layout, Place, Tiles, has_blocks, relative, span
 from flambeau.compiler.lowering.microkernel import dot_tile
 from flambeau.compiler.lowering.words import in_words, multiply_add, ones
-from flambeau.compiler.schedule.cpu_contraction import ContractionSchedule, CpuShape, OperandFacts, choose
+from flambeau.compiler.schedule.cpu_contraction import (
+    Chooser,
+    ContractionSchedule,
+    CpuShape,
+    OperandFacts,
+    choose,
+)
 from flambeau.compiler.targets.dots import DotInstruction
 
 #: Bytes of a row that a packing task copies before it goes on to the next, where rows are neighbours in memory.
@@ -46,7 +52,9 @@ PACKED_DEPTH = 64
 FORESEEN = 128
 
 
-def schedule_of(problem: Contraction, cpu: CpuShape) -> tuple[Contraction, ContractionSchedule]:
+def schedule_of(
+    problem: Contraction, cpu: CpuShape, chooser: Chooser = choose
+) -> tuple[Contraction, ContractionSchedule]:
     """The problem, its operands exchanged where that helps, and its schedule."""
     a, b = _facts(problem, problem.a), _facts(problem, problem.b)
     if problem.n == 1 and problem.m != 1 and not (a.plain and a.unit_depth):
@@ -54,7 +62,7 @@ def schedule_of(problem: Contraction, cpu: CpuShape) -> tuple[Contraction, Contr
     dot = problem.dot
     k = problem.k if dot is None else ceil_div(problem.k, dot.group)
     batched = any(extent != 1 for extent in problem.batch)
-    schedule = choose(problem.m, problem.n, k, problem.accumulator, a, b, cpu, batched, dot is not None)
+    schedule = chooser(problem.m, problem.n, k, problem.accumulator, a, b, cpu, batched, dot is not None)
     if b.panel != schedule.columns:  # another machine's panels: read as any other element function
         problem = replace(problem, b=replace(problem.b, panels=None))
     if dot is not None:
@@ -72,23 +80,27 @@ def _facts(problem: Contraction, operand: Operand) -> OperandFacts:
     return OperandFacts(plain.element is problem.accumulator, plain.unit_row, plain.unit_depth)
 
 
-def workspace_elements(problem: Contraction, cpu: CpuShape) -> Index:
+def workspace_elements(problem: Contraction, cpu: CpuShape, chooser: Chooser = choose) -> Index:
     """How many elements of the accumulator's type `emit` needs as workspace, aligned to 64 bytes; 0 for none."""
-    problem, s = schedule_of(problem, cpu)
+    problem, s = schedule_of(problem, cpu, chooser)
     if s.scheme == "few":
         return FewLayout(problem, s).size
     return Layout(problem, s).size if s.scheme == "packed" else 0
 
 
 def emit(
-    b: Emitter, problem: Contraction, cpu: CpuShape, workspace: Buffer | None = None
+    b: Emitter,
+    problem: Contraction,
+    cpu: CpuShape,
+    workspace: Buffer | None = None,
+    chooser: Chooser = choose,
 ) -> ContractionSchedule:
     """Emit the loops of `problem`; returns the schedule that was used.
 
     `workspace`: a one-dimensional buffer of `workspace_elements` elements, if there are any. Not inside a parallel
     body: the scheme *packed* runs one parallel loop after another.
     """
-    problem, s = schedule_of(problem, cpu)
+    problem, s = schedule_of(problem, cpu, chooser)
     if 0 in (*problem.batch, problem.m, problem.n):
         return s  # an empty result
     if s.scheme == "dot":

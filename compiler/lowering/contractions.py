@@ -71,7 +71,7 @@ def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
     if small is not None:
         return small_workspace(operation, small)
     problem = _problem(ctx, operation, LoopEmitter(ctx.b, ctx.e.half))
-    elements: Index = template.workspace_elements(problem, cpu_shape(ctx.target))
+    elements: Index = template.workspace_elements(problem, cpu_shape(ctx.target), ctx.chooser)
     return elements * problem.accumulator.itemsize
 
 
@@ -111,9 +111,9 @@ def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Val
     problem = _problem(ctx, operation, emitter)
     cpu = cpu_shape(ctx.target)
     if workspace is not None:
-        elements = template.workspace_elements(problem, cpu)
+        elements = template.workspace_elements(problem, cpu, ctx.chooser)
         workspace = ctx.b.from_pointer(workspace, (elements,), problem.accumulator)
-    template.emit(emitter, problem, cpu, workspace)
+    template.emit(emitter, problem, cpu, workspace, ctx.chooser)
 
 
 def _direct(ctx: LoweringContext, operation: Operation) -> DirectPlan | None:

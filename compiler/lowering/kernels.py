@@ -34,6 +34,7 @@ from flambeau.compiler.passes.fuse import (
     domain_of,
     family_of,
 )
+from flambeau.compiler.schedule.cpu_contraction import Chooser, choose
 from flambeau.compiler.targets.cpu import has_avx512, has_f16_conversion, has_fma
 from flambeau.compiler.targets.machine import TargetDescription
 
@@ -101,13 +102,15 @@ def _all_symbols(graph: Graph) -> Iterator[Symbol]:
             yield from inside(attribute)
 
 
-def lower_kernel(kernel: Kernel, name: str, target: TargetDescription) -> LoweredKernel:
-    """Loop-level functions of one kernel for a CPU."""
+def lower_kernel(
+    kernel: Kernel, name: str, target: TargetDescription, chooser: Chooser = choose
+) -> LoweredKernel:
+    """Loop-level functions of one kernel for a CPU, whose contraction has the schedule that `chooser` gives."""
     graph = kernel.graph
     symbols = tuple(dict.fromkeys(_all_symbols(graph)))
     b = LoopBuilder(fma=has_fma(target), avx512=has_avx512(target))
     e = ElementBuilder(b, f16_instructions=has_f16_conversion(target))
-    ctx = LoweringContext(b, e, target)
+    ctx = LoweringContext(b, e, target, chooser)
     buffers = [*graph.parameters, *graph.results]
     types = [memref(tensor_of(v).shape, tensor_of(v).element) for v in buffers]
     names = [f"in{i}" for i in range(len(graph.parameters))] + [f"out{i}" for i in range(len(graph.results))]

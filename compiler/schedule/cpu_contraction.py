@@ -8,6 +8,7 @@ in registers; loop order "rows outside" keeps the A panel in L1 while B streams 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -352,6 +353,10 @@ def _tasks(m: int, n: int, k: int, rows: int, columns: int) -> tuple[int, int]:
     take = min(down, tiles)
     across = max(1, -(-tiles // take))
     return rows * take, columns * across
+
+
+#: As `choose`: what gives a contraction its schedule.
+Chooser = Callable[..., ContractionSchedule]
 
 
 def cpu_shape(target: TargetDescription) -> CpuShape:

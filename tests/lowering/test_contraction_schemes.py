@@ -26,7 +26,16 @@ from flambeau.compiler.lowering.contraction_problem import (
     plain_operand,
 )
 from flambeau.compiler.lowering.microkernel import transpose
-from flambeau.compiler.schedule.cpu_contraction import CpuShape, OperandFacts, balanced, choose, register_tile
+from flambeau.compiler.schedule.cpu_contraction import (
+    Chooser,
+    ContractionSchedule,
+    CpuShape,
+    OperandFacts,
+    balanced,
+    choose,
+    register_tile,
+)
+from flambeau.compiler.schedule.tuning import Request, neighbours, search, starts
 
 SMALL = CpuShape(vector_bits=128, registers=16, l1=256, l2=2048)
 
@@ -195,6 +204,7 @@ def run(
     along: bool = True,
     vector_store: bool = True,
     run_length: int = 0,
+    chooser: Chooser = choose,
 ) -> str:
     """Execute one contraction and compare with NumPy; returns the scheme that ran."""
     acc = accumulator or element
@@ -246,8 +256,8 @@ def run(
         inner,
         vector_store,
     )
-    workspace = Buffer(poisoned((dims.evaluate(workspace_elements(problem, cpu), sizes),), acc))
-    schedule = emit(executor, problem, cpu, workspace)
+    workspace = Buffer(poisoned((dims.evaluate(workspace_elements(problem, cpu, chooser), sizes),), acc))
+    schedule = emit(executor, problem, cpu, workspace, chooser)
     left, right = a.array.astype(np.float64), b.array.astype(np.float64)
     expected = (left.swapaxes(-1, -2) if "a" in transposed else left) @ (
         right.swapaxes(-1, -2) if "b" in transposed else right
@@ -430,3 +440,43 @@ def test_register_tiles_fit() -> None:
         rows, vectors = register_tile(CpuShape(registers=registers), 16)
         assert rows * vectors + vectors + 1 <= registers
     assert [balanced(32, 12), balanced(12, 12), balanced(13, 12), balanced(0, 12)] == [11, 12, 7, 1]
+
+
+@pytest.mark.parametrize("transposed", ["", "a", "b", "ab"])
+@pytest.mark.parametrize("size", [(9, 11, 21), (13, 20, 9), (3, 9, 18)], ids=str)
+def test_every_schedule_that_is_tried_is_right(size: tuple[int, int, int], transposed: str) -> None:
+    asked: list[Request] = []
+
+    def model(*request: Any) -> ContractionSchedule:
+        asked.append(Request(*request))
+        return choose(*request)
+
+    run((), *size, transposed=transposed, chooser=model)
+    (request,) = set(asked)
+    tried = [s for start in starts(request) for s in (start, *neighbours(request, start))]
+    assert len({s.scheme for s in tried}) >= 2
+    for number, s in enumerate(tried):
+        if number % 3 == 0 or s in starts(request):
+            assert run((), *size, transposed=transposed, chooser=lambda *_, s=s: s, bias=True) == s.scheme
+
+
+def test_a_search_finds_the_fastest_and_keeps_to_its_budget() -> None:
+    plain = OperandFacts(True, False, True)
+    request = Request(300, 700, 900, T.f32, plain, OperandFacts(True, True, False), CpuShape())
+    model = choose(300, 700, 900, T.f32, request.a, request.b, request.cpu)
+    measured: list[ContractionSchedule] = []
+
+    def seconds(s: ContractionSchedule) -> float:
+        measured.append(s)
+        return (
+            1
+            + (s.scheme != "direct")
+            + (s.rows != 6) * 0.1
+            + (s.unroll != 8) * 0.1
+            + (s.block_k != 256) * 0.1
+        )
+
+    best, count = search(request, model, seconds, 200)
+    assert (best.scheme, best.rows, best.unroll, best.block_k) == ("direct", 6, 8, 256)
+    assert count == len(measured) == len(set(measured)) <= 200
+    assert search(request, model, seconds, 1) == (model, 1)
