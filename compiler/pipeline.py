@@ -22,6 +22,7 @@ from flambeau.compiler.lowering.context import tensor_of
 from flambeau.compiler.lowering.kernels import LoweredKernel, lower_kernel, symbols_of
 from flambeau.compiler.passes.block_convolutions import block_convolutions
 from flambeau.compiler.passes.decompose import decompose
+from flambeau.compiler.passes.expand_depthwise import expand_depthwise
 from flambeau.compiler.passes.fold_scales import fold_scales
 from flambeau.compiler.passes.fuse import Kernel, KernelCall, Program, fuse
 from flambeau.compiler.passes.order import order
@@ -151,6 +152,7 @@ def _simplify(c: Compilation, opt_level: int, entry: str) -> None:
         graph = simplify(fold_scales(graph, [graph.parameters[i] for i in c.weights]))
     if options.current().winograd:
         graph = winograd(graph, c.target, [graph.parameters[i] for i in c.weights])
+    graph = expand_depthwise(graph, cpu)
     graph = simplify(block_convolutions(graph, cpu, [graph.parameters[i] for i in c.weights]))
     graph = pack_invariants(graph, c.target)
     if c.weights:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from flambeau.compiler.diagnostics import CompilationError
 from flambeau.compiler.dialects.graph.blocked_convolution import BlockedConvolution
 from flambeau.compiler.dialects.graph.contraction import DotGeneral, SideAxes, accumulator_of
 from flambeau.compiler.dialects.graph.convolution import Convolution
+from flambeau.compiler.dialects.graph.expanded_depthwise import ExpandedDepthwise
 from flambeau.compiler.dialects.graph.packing import UnpackPanels
 from flambeau.compiler.dialects.graph.winograd import WinogradConvolution
 from flambeau.compiler.ir.core import Operation, Value
@@ -19,8 +21,13 @@ from flambeau.compiler.lowering.blocked_convolution import blocked_workspace, lo
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
 from flambeau.compiler.lowering.contraction_problem import Contraction, Operand, Panels, Plain, Touches
-from flambeau.compiler.lowering.depthwise_convolution import depthwise_plan, lower_depthwise_convolution
+from flambeau.compiler.lowering.depthwise_convolution import (
+    DepthwisePlan,
+    depthwise_plan,
+    lower_depthwise_convolution,
+)
 from flambeau.compiler.lowering.elements import Scalar
+from flambeau.compiler.lowering.expanded_depthwise import expanded_plan, lower_expanded_depthwise
 from flambeau.compiler.lowering.grouped_convolution import DirectPlan, direct_plan, lower_grouped_convolution
 from flambeau.compiler.lowering.grouped_kernel_gradient import (
     GroupedGradientPlan,
@@ -58,9 +65,11 @@ def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
         return blocked_workspace(ctx, operation)
     if isinstance(operation.definition, WinogradConvolution):
         return winograd_workspace(ctx, operation)
+    if isinstance(operation.definition, ExpandedDepthwise):
+        return 0
     if _grouped_gradient(ctx, operation) is not None or _direct(ctx, operation) is not None:
         return 0
-    if depthwise_plan(ctx, operation, cpu_shape(ctx.target)) is not None:
+    if _depthwise(ctx, operation) is not None:
         return 0
     if _shallow(ctx, operation) is not None:
         return 0
@@ -83,11 +92,17 @@ def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Val
     if isinstance(operation.definition, BlockedConvolution):
         lower_blocked_convolution(ctx, operation, workspace)
         return
+    if isinstance(operation.definition, ExpandedDepthwise):
+        expanded = expanded_plan(operation.definition, cpu_shape(ctx.target))
+        if expanded is None:
+            raise CompilationError(f"{operation.definition.name} of these sizes is not for this target")
+        lower_expanded_depthwise(ctx, operation, expanded)
+        return
     grouped = _grouped_gradient(ctx, operation)
     if grouped is not None:
         lower_grouped_gradient(ctx, operation, grouped)
         return
-    depthwise = depthwise_plan(ctx, operation, cpu_shape(ctx.target))
+    depthwise = _depthwise(ctx, operation)
     if depthwise is not None:
         lower_depthwise_convolution(ctx, operation, depthwise)
         return
@@ -123,6 +138,15 @@ def _direct(ctx: LoweringContext, operation: Operation) -> DirectPlan | None:
         return None
     x, w = (tensor_of(v) for v in operation.operands)
     return direct_plan(definition, x, w, ctx.lanes)
+
+
+def _depthwise(ctx: LoweringContext, operation: Operation) -> DepthwisePlan | None:
+    """The plan of a depthwise convolution whose input lies in memory."""
+    definition = operation.definition
+    if not isinstance(definition, Convolution) or operation.operands[0] not in ctx.memory:
+        return None
+    x, w = (tensor_of(v) for v in operation.operands)
+    return depthwise_plan(definition, x, w, cpu_shape(ctx.target))
 
 
 def _shallow(ctx: LoweringContext, operation: Operation) -> ShallowPlan | None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from flambeau.compiler.dialects.graph.contraction import accumulator_of
 from flambeau.compiler.dialects.graph.convolution import Convolution
 from flambeau.compiler.ir.core import Operation, Value
-from flambeau.compiler.ir.dims import Dim, Index
-from flambeau.compiler.ir.types import ElementType
+from flambeau.compiler.ir.dims import Dim, Index, maximum, minimum
+from flambeau.compiler.ir.types import ElementType, TensorType
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
 from flambeau.compiler.lowering.elements import Scalar
@@ -85,25 +85,16 @@ class DepthwisePlan:
     multiplier: int
 
 
-def depthwise_plan(ctx: LoweringContext, operation: Operation, cpu: CpuShape) -> DepthwisePlan | None:
-    """How the convolution runs here; None if others should do it."""
-    op = operation.definition
-    if not isinstance(op, Convolution) or op.spatial_rank not in (1, 2) or op.batch_group_count != 1:
+def depthwise_plan(op: Convolution, x: TensorType, w: TensorType, cpu: CpuShape) -> DepthwisePlan | None:
+    """How the convolution runs here, if its input lies in memory; None if others should do it."""
+    result = op.infer(x, w)
+    if op.spatial_rank not in (1, 2) or op.batch_group_count != 1 or any(d != 1 for d in op.lhs_dilation):
         return None
-    x, w, result = (tensor_of(v) for v in (*operation.operands, operation.results[0]))
-    if (
-        w.shape[op.kernel_input_feature] != 1
-        or op.feature_group_count == 1
-        or any(d != 1 for d in op.lhs_dilation)
-    ):
+    if w.shape[op.kernel_input_feature] != 1 or op.feature_group_count == 1:
         return None
-    if operation.operands[0] not in ctx.memory or x.element is not accumulator_of(x.element, result.element):
+    if not x.element.is_float or x.element is not accumulator_of(x.element, result.element):
         return None
-    if (
-        not x.element.is_float
-        or x.rank - 1 != op.input_spatial[-1]
-        or result.rank - 1 != op.output_spatial[-1]
-    ):
+    if x.rank - 1 != op.input_spatial[-1] or result.rank - 1 != op.output_spatial[-1]:
         return None
     if op.window_strides[-1] > 2 or result.shape[-1] == 1 or 0 in (*x.shape, *result.shape, *w.shape):
         return None
@@ -148,44 +139,72 @@ def _columns_read(side: Side, count: int) -> tuple[int, int]:
 
 def lower_depthwise_convolution(ctx: LoweringContext, operation: Operation, plan: DepthwisePlan) -> None:
     """Emit a depthwise convolution, and its epilogue, by `plan`."""
-    op = definition_of(operation)
+    op: Convolution = definition_of(operation)
+    x, w = operation.operands
+    rank = tensor_of(x).rank
     images = tensor_of(operation.results[0]).shape[op.output_batch]
     work = (
         images * plan.features * plan.rows.extent * plan.columns.extent * plan.rows.taps * plan.columns.taps
     )
     with ctx.rows((images, plan.features), work) as (image, feature):
-        _Feature(ctx, operation, plan, image, feature).emit()
+        channel = feature // plan.multiplier if plan.multiplier > 1 else feature
+
+        def place(row: Index, column: Index) -> tuple[Index, ...]:
+            index: list[Index] = [0] * rank
+            index[op.input_batch], index[op.input_feature] = image, channel
+            for axis, at in zip(op.input_spatial, (row, column)[-op.spatial_rank :], strict=True):
+                index[axis] = at
+            return tuple(index)
+
+        made = operation.results[0]
+        FeatureEmitter(ctx, plan, op, (w, made), (image, feature), (ctx.memory[x], place)).emit()
 
 
-class _Feature:
-    """One feature of one image."""
+class FeatureEmitter:
+    """One feature of one image. `values` are the kernel and the result, `at` the numbers of image and feature, `source` the
+    buffer that holds the input, and where in it a row's element is."""
 
     def __init__(
-        self, ctx: LoweringContext, operation: Operation, plan: DepthwisePlan, image: Index, feature: Index
+        self,
+        ctx: LoweringContext,
+        plan: DepthwisePlan,
+        op: Convolution,
+        values: tuple[Value, Value],
+        at: tuple[Index, Index],
+        source: tuple[Value, Callable[[Index, Index], tuple[Index, ...]]],
     ) -> None:
-        self.ctx, self.plan, self.made = ctx, plan, operation.results[0]
-        self.image, self.feature = image, feature
-        self.x, self.w = operation.operands
-        self.op: Convolution = definition_of(operation)
+        self.ctx, self.plan, self.op = ctx, plan, op
+        self.w, self.made = values
+        self.image, self.feature = at
+        self.buffer, self.place = source
         self.result = tensor_of(self.made)
-        self.element: ElementType = tensor_of(self.x).element
+        self.element: ElementType = tensor_of(self.w).element
         self.b = LoopEmitter(ctx.b, ctx.e.half)
 
-    def emit(self) -> None:
+    def emit(self, tiles: tuple[Index, Index] | None = None) -> None:
+        """All rows, or those of the tiles from a first to before a last."""
         plan = self.plan
         weights = [[self._weight(y, x) for x in range(plan.columns.taps)] for y in range(plan.rows.taps)]
+        number = 0
         for down in plan.down:
-            for y in self._positions(down):
+            for y in self._positions(down, number, tiles):
                 for across in plan.across:
-                    for x in self._positions(across):
+                    for x in self._positions(across, 0, None):
                         _Tile(self, weights, (y, down), (x, across)).emit()
+            number += down.count
 
-    def _positions(self, span: Span) -> Iterator[Index]:
-        if span.count == 1:
+    def _positions(self, span: Span, number: int, tiles: tuple[Index, Index] | None) -> Iterator[Index]:
+        """Where the span's tiles, of which the first has this number, begin; of some tiles only, if these are given."""
+        if tiles is None and span.count == 1:
             yield span.first
             return
-        with self.ctx.b.for_(0, span.count, unroll=1) as loop:
-            yield span.first + loop.index * span.step
+        low, high = (
+            (0, span.count)
+            if tiles is None
+            else (maximum(tiles[0] - number, 0), minimum(tiles[1] - number, span.count))
+        )
+        with self.ctx.b.for_(low, high, unroll=1) as loop:
+            yield span.first + loop.index * span.step if span.count > 1 else span.first
 
     def _weight(self, y: int, x: int) -> Value:
         """An element of the feature's window in all lanes."""
@@ -206,7 +225,7 @@ class _Tile:
 
     def __init__(
         self,
-        feature: _Feature,
+        feature: FeatureEmitter,
         weights: list[list[Value]],
         down: tuple[Index, Span],
         across: tuple[Index, Span],
@@ -274,15 +293,14 @@ class _Tile:
         at = self.x * self.plan.columns.stride + offset
         if not self.across.inside and not (isinstance(at, int) and 0 <= at < self.plan.columns.size):
             return self._zero()
-        buffer = self.feature.ctx.memory[self.feature.x]
-        scalar: Value = self.b.splat(self.b.load(buffer, self._place(row, at)), self.plan.lanes)
-        return scalar
+        scalar = self.b.load(self.feature.buffer, self.feature.place(row, at))
+        splat: Value = self.b.splat(scalar, self.plan.lanes)
+        return splat
 
     def _load(self, row: Index, offset: int) -> Value:
         """A vector of a row from a distance to the tile's first column on; zeros beside the image."""
         lanes, size = self.plan.lanes, self.plan.columns.size
         at = self.x * self.plan.columns.stride + offset
-        buffer = self.feature.ctx.memory[self.feature.x]
         mask = None
         if not self.across.inside:
             assert isinstance(at, int)
@@ -290,21 +308,12 @@ class _Tile:
             if low >= high:
                 return self._zero()
             mask = None if high - low == lanes else self.b.between(low, high, lanes)
-        vector: Value = self.b.vector_load(buffer, self._place(row, at), lanes, mask)
+        vector: Value = self.b.vector_load(self.feature.buffer, self.feature.place(row, at), lanes, mask)
         return vector
 
     def _zero(self) -> Value:
         zero: Value = self.b.zero(self.feature.element, self.plan.lanes)
         return zero
-
-    def _place(self, row: Index, column: Index) -> tuple[Index, ...]:
-        op, feature = self.feature.op, self.feature
-        index: list[Index] = [0] * tensor_of(feature.x).rank
-        index[op.input_batch] = feature.image
-        index[op.input_feature] = _quotient(feature.feature, self.plan.multiplier)
-        for axis, at in zip(op.input_spatial, (row, column)[-op.spatial_rank :], strict=True):
-            index[axis] = at
-        return tuple(index)
 
     # -- results -------------------------------------------------------------------------------------------------------
     def _store(self, sums: Sequence[Value]) -> None:
@@ -321,7 +330,3 @@ class _Tile:
                     index[axis] = at
                 scalar = ctx.e.convert(Scalar(total, feature.element), feature.result.element)
                 ctx.finish(feature.made, tuple(index), scalar)
-
-
-def _quotient(feature: Index, multiplier: int) -> Index:
-    return feature // multiplier if multiplier > 1 else feature

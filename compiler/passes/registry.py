@@ -5,6 +5,7 @@ from __future__ import annotations
 from flambeau.compiler.ir.passes import Pass
 from flambeau.compiler.passes.block_convolutions import BlockConvolutions
 from flambeau.compiler.passes.decompose import Decompose
+from flambeau.compiler.passes.expand_depthwise import ExpandDepthwise
 from flambeau.compiler.passes.simplify import Simplify
 from flambeau.compiler.passes.simplify_scans import SimplifyScans
 from flambeau.compiler.passes.split_reductions import SplitReductions
@@ -19,6 +20,7 @@ PASSES: tuple[type[Pass], ...] = (
     SplitReductions,
     SplitWindows,
     Winograd,
+    ExpandDepthwise,
     BlockConvolutions,
     Simplify,
 )
