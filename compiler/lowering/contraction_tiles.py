@@ -135,11 +135,16 @@ class Tiles:
         )
 
     def _ask_for_epilogue(self, place: Place, number: Index) -> None:
-        """In an iteration of the loop over K, prefetch one vector of each of the epilogue's buffers, if this is the last
-        block, and of the unfinished sums."""
+        """In an iteration of the loop over K, prefetch a vector of each of the epilogue's buffers, if this is the last block,
+        and of the unfinished sums; more of them where the loop is shorter than the tile is large."""
+        vectors, depth = place.rows * place.vectors, place.depth
+        each = -(-vectors // max(1, depth // self.s.unroll)) if isinstance(depth, int) else 1
+        for n in range(each):
+            self._ask_for_vector(place, minimum(number * each + n, vectors - 1))
+
+    def _ask_for_vector(self, place: Place, at: Index) -> None:
         p = self.p
         assert p.touches is not None
-        at = minimum(number, place.rows * place.vectors - 1)
         r, v = (at, 0) if place.vectors == 1 else (at // place.vectors, at % place.vectors)
         column = v * self.s.lanes
         if not has_blocks(p, self.s):

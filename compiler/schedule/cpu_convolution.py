@@ -25,6 +25,8 @@ UNROLL = 4
 SUMMED = 144
 #: Bytes of finished sums that a task keeps in L1 until it has a strip of them.
 STRIP = 16 << 10
+#: Tasks that there should be at least, for threads to finish together.
+TASKS = 8
 #: Vectors of output features that a register tile has at most.
 WIDEST = 4
 #: What loading a vector costs against multiplying and adding one; what it costs to have few sums under way, and each of more
@@ -152,8 +154,12 @@ def _tiles(size: ConvolutionSize, lanes: int, vectors: int, cpu: CpuShape) -> It
     most = max(1, (cpu.registers - SPARE - vectors) // vectors)
     columns = size.space[-1]
     pixels = max(1, STRIP // (vectors * lanes * 4))
+    if isinstance(size.images, int):
+        blocks = -(-size.features // (vectors * lanes))
+        share = size.images * size.pixels * blocks // TASKS
+        pixels = min(pixels, max(lanes, -(-share // lanes) * lanes))
     for across in _sizes(columns, most):
-        strip = _strip(columns, across, max(across, pixels))
+        strip = _strip(columns, across, max(across, pixels), lanes)
         down = balanced(size.rows, max(1, pixels // columns)) if strip == columns else 1
         yield ConvolutionTile(lanes, vectors, 1, 1, across, strip, down)
     if most < 2 * columns:
@@ -172,11 +178,13 @@ def _sizes(extent: int, most: int) -> list[int]:
     return [size for size in sizes if -(-extent // -(-extent // size)) == size]
 
 
-def _strip(columns: int, across: int, most: int) -> int:
-    """Columns of a strip, about `most`: whole tiles, if the rest of a row then has a whole tile too."""
+def _strip(columns: int, across: int, most: int, lanes: int) -> int:
+    """Columns of a strip, about `most`: whole tiles, of whole vectors if possible, if the rest of a row then has a whole tile
+    too."""
     if columns <= most * 5 // 4:
         return columns
-    for strip in range(most // across * across, 0, -across):
-        if columns % strip == 0 or columns % strip >= across:
-            return strip
+    for step in (math.lcm(across, lanes), across):
+        for strip in range(most // step * step, 0, -step):
+            if columns % strip == 0 or columns % strip >= across:
+                return strip
     return columns

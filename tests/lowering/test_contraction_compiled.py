@@ -53,7 +53,7 @@ def test_element_functions(plain: str, transposed: str) -> None:
         (Case((), 30, 1100, 500), "few"),
         (Case((), 37, 2048, 330, threads=2), "few"),
         (Case((), 100, 700, 500, transposed="b", threads=2), "few"),
-        (Case((), 13, 70, 65, transposed="ab"), "few"),
+        (Case((), 13, 70, 165, transposed="ab"), "few"),
         (Case((), 33, 333, 2000, bias=True, threads=2), "packed"),
         (Case((2,), 30, 70, 900, plain=""), "packed"),
     ],
