@@ -18,6 +18,7 @@ from flambeau.compiler.ir.types import TensorType, tensor
 from flambeau.evaluation import state
 from flambeau.storage import Cell
 from flambeau.tensor import Tensor, new_tensor, read
+from flambeau.tracing import Trace
 
 Array = np.ndarray[Any, Any]
 
@@ -53,43 +54,31 @@ class Capture:
     output_count: int
 
 
-class _Trace:
+class _Trace(Trace):
     """What `state.trace` is meanwhile: puts a parameter in place of the content of every older cell that is touched."""
 
     def __init__(self) -> None:
-        self.cells: dict[Cell, tuple[Value, Value, int]] = {}  # content before, parameter, version before
-        self.aliases: dict[Cell, tuple[Value, Value | None]] = {}
+        super().__init__()
+        self.cells: dict[Cell, tuple[Value, Value]] = {}  # content before, parameter
         self.arguments: dict[Cell, Value] = {}
-        self.created: weakref.WeakSet[Cell] = weakref.WeakSet()
         self.born: weakref.WeakKeyDictionary[Cell, Value] = (
             weakref.WeakKeyDictionary()
         )  # written: content at first
-        self.gradients: dict[int, tuple[Tensor, Any]] = {}
         self.numbers: list[Captured] = []
-        self.modules: dict[Any, None] = {}  # that were called
 
-    def makes(self, cell: Cell) -> None:
-        self.created.add(cell)
+    def cell(self, cell: Cell) -> Cell:
+        return cell if cell in self.arguments else super().cell(cell)
 
-    def reads(self, cell: Cell) -> None:
-        if cell in self.cells or cell in self.arguments or cell in self.created:
-            return
-        if cell.parent is not None:
-            self.aliases.setdefault(cell, (cell.value, cell.seen))
-            return
+    def placeholder(self, cell: Cell) -> Value:
         old = cell.value
         parameter = Value(old.type)
         parameter.requires_grad, parameter.hooks = old.requires_grad, old.hooks
-        self.cells[cell] = (old, parameter, cell.version)
-        cell.value = parameter
+        self.cells[cell] = old, parameter
+        return parameter
 
     def writes(self, cell: Cell) -> None:
         if cell in self.created and cell.parent is None and cell.value.data is not None:
             self.born.setdefault(cell, cell.value)  # an optimizer's state, say, if it outlives the call
-        self.reads(cell)
-
-    def sets_grad(self, tensor: Tensor) -> None:
-        self.gradients.setdefault(id(tensor), (tensor, tensor._grad))
 
     def provide(self, source: Callable[[], Any], element: Any, type: Any) -> Value:
         """A Python number that each call reads anew (a learning rate): state that runs leave as it is."""
@@ -102,13 +91,7 @@ class _Trace:
         return value
 
     def restore(self) -> None:
-        """Everything outside is as it was."""
-        for tensor_, gradient in self.gradients.values():
-            tensor_._grad = gradient
-        for alias, (value, seen) in self.aliases.items():
-            alias.value, alias.seen = value, seen
-        for cell, (value, _, version) in self.cells.items():
-            cell.value, cell.version = value, version
+        """What was made and outlives the run is as it was at first."""
         for cell, value in self.born.items():
             cell.value, cell.version = value, 0
 
@@ -158,10 +141,10 @@ def capture(
         found = function(*given)
         results: list[Value] = []
         outputs = _numbered(found, results)
-        # Before anything is put back: a state's successor is what its cell holds now.
+        # A state's successor is what its cell holds now.
         captured = [
-            Captured(cell, parameter, _array(old), cell.value if cell.value is not parameter else None)
-            for cell, (old, parameter, _) in trace.cells.items()
+            Captured(cell, parameter, _array(old), _other(trace.cell(cell).value, parameter))
+            for cell, (old, parameter) in trace.cells.items()
         ]
         if any(cell.value is not value for cell, value in trace.arguments.items()):
             raise ExportError(
@@ -180,6 +163,10 @@ def capture(
         state.pending.clear()
         state.recorded = 0
     return _assemble(inputs, [*captured, *trace.numbers], results, outputs, name)
+
+
+def _other(after: Value, before: Value) -> Value | None:
+    return None if after is before else after
 
 
 def _users_place(error: BaseException) -> Location | None:
@@ -246,7 +233,7 @@ def _cells(found: Any) -> list[Cell]:
 def _new_state(trace: _Trace, found: Any, name: str) -> list[Captured]:
     """Tensors that the call made and left behind. Those that began with known content are state (an optimizer's,
     in its first step); ExportError for others: every run of the library would make them anew."""
-    allowed = set(_cells(found)) | {t._grad._cell for t, _ in trace.gradients.values() if t._grad is not None}
+    allowed = set(_cells(found)) | {g._cell for _, _, g in trace.gradients.values() if g is not None}
     if any(True for _ in trace.born) or _computed(trace, allowed):
         gc.collect()  # what is left only in cycles is not state
     count = _computed(trace, allowed)

@@ -32,39 +32,31 @@ from flambeau.reverse import Meta, is_leaf
 from flambeau.runtime.buffer import is_sole
 from flambeau.storage import Cell, replacements
 from flambeau.tensor import Tensor, new_tensor, read
+from flambeau.tracing import Trace
 from flambeau.weights import hold
 
 
-class Trace:
+class _Trace(Trace):
     """What one run of a function read, wrote and made."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.inputs: dict[Cell, tuple[Value, Value]] = {}  # cell -> (value before, placeholder)
-        self.created: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.gradients: dict[int, tuple[Tensor, Tensor | None]] = {}  # id -> (tensor, its .grad before)
         self.providers: list[tuple[Value, Callable[[], Any], Any]] = []
-        self.modules: dict[Any, None] = {}  # that were called
         #: Types with symbolic sizes, of arguments' cells.
         self.symbolic: Mapping[Cell, TensorType] = {}
 
-    def makes(self, cell: Cell) -> None:
-        self.created.add(cell)
-
-    def reads(self, cell: Cell) -> None:
-        if cell in self.inputs or cell.parent is not None or cell in self.created:
-            return
+    def placeholder(self, cell: Cell) -> Value:
         before = cell.value
         placeholder = Value(self.symbolic.get(cell, before.type))
         if before.requires_grad and is_leaf(before):
             placeholder.requires_grad, placeholder.hooks = True, before.hooks
         self.inputs[cell] = before, placeholder
-        cell.value = placeholder
+        return placeholder
 
-    def writes(self, cell: Cell) -> None:
-        self.reads(cell)
-
-    def sets_grad(self, tensor: Tensor) -> None:
-        self.gradients.setdefault(id(tensor), (tensor, tensor._grad))
+    def after(self, cell: Cell) -> Value:
+        """What the run left in a cell that was there before."""
+        return self.cell(cell).value
 
     def provide(self, source: Callable[[], Any], element: Any, type: Any) -> Value:
         value = Value(type)
@@ -374,10 +366,10 @@ class Compiled:
     ) -> tuple[_Entry | None, Any, bool]:
         """Run the function on placeholders. The entry, or None; what survives; whether a value was observed."""
         evaluation.sync()
-        trace = state.trace = Trace()
+        trace = state.trace = _Trace()
         trace.symbolic = types
         for cell in types:
-            trace.reads(cell)
+            trace.cell(cell)
         entry, survivors, observed = None, None, False
         try:
             returned = [self.function(*args, **kwargs)]
@@ -390,7 +382,6 @@ class Compiled:
             state.trace = None
             state.pending.clear()  # everything was computed before; what the trace made exists only in the executable
             state.recorded = 0
-            _undo(trace)
         assert self._reach is not None
         self._reach.add(trace.modules)
         self._reach.settle()
@@ -404,15 +395,7 @@ def _leaves(x: Any) -> list[Any]:
     return found
 
 
-def _undo(trace: Trace) -> None:
-    """Cells and gradients as they were before the run."""
-    for cell, (before, _) in trace.inputs.items():
-        cell.value = before
-    for tensor, grad in trace.gradients.values():
-        tensor._grad = grad
-
-
-def _finish(trace: Trace, tensors: list[Tensor], returned: list[Any]) -> tuple[_Entry, Any]:
+def _finish(trace: _Trace, tensors: list[Tensor], returned: list[Any]) -> tuple[_Entry, Any]:
     """The entry for this run. The second result is not None if the run made state that outlives it.
 
     `returned` has the function's result and is emptied, so that what is still alive then is somebody else's.
@@ -432,13 +415,13 @@ def _finish(trace: Trace, tensors: list[Tensor], returned: list[Any]) -> tuple[_
     entry.providers = [(source, element) for _, source, element in trace.providers]
     results: list[Value] = []
     for cell, (_, placeholder) in trace.inputs.items():
-        if cell.value is not placeholder:
+        after = trace.after(cell)
+        if after is not placeholder:
             meta = placeholder.hooks if placeholder.requires_grad else None
             entry.written.append((place[cell], meta))
-            results.append(cell.value)
+            results.append(after)
     known = set()
-    for tensor, before in trace.gradients.values():
-        made = tensor._grad
+    for tensor, before, made in trace.gradients.values():
         computed = made is not None and made._cell in trace.created
         entry.gradients.append((tensor, before is None, weakref.ref(made) if computed else made))
         if computed:
@@ -477,21 +460,21 @@ def _finish(trace: Trace, tensors: list[Tensor], returned: list[Any]) -> tuple[_
     return entry, None
 
 
-def _trains(trace: Trace) -> bool:
+def _trains(trace: _Trace) -> bool:
     """Does the run set gradients, or change what has one? Then what it reads changes between its calls."""
     return bool(trace.gradients) or any(
-        placeholder.requires_grad and cell.value is not placeholder
+        placeholder.requires_grad and trace.after(cell) is not placeholder
         for cell, (_, placeholder) in trace.inputs.items()
     )
 
 
-def _keeps(cell: Cell, trace: Trace) -> bool:
+def _keeps(cell: Cell, trace: _Trace) -> bool:
     """Is a captured cell's content the same at every call, as far as can be seen?"""
     before, placeholder = trace.inputs[cell]
-    return cell.value is placeholder and cell not in _CHANGING and before not in evaluation.shared
+    return trace.after(cell) is placeholder and cell not in _CHANGING and before not in evaluation.shared
 
 
-def _part_from_parent(cell: Cell, trace: Trace) -> None:
+def _part_from_parent(cell: Cell, trace: _Trace) -> None:
     """A returned alias of what this run made (`loss.detach()`) keeps nothing else alive: what it is an alias of
     outlives the run only if somebody else has it."""
     while cell.parent is not None and cell.parent in trace.created:
@@ -528,7 +511,7 @@ def _compile_into(entry: _Entry, parameters: list[Value], results: list[Value]) 
 
 
 def _fill_survivors(
-    trace: Trace, cells: list[Cell], parameters: list[Value], tensors: list[Tensor], entry: _Entry
+    trace: _Trace, cells: list[Cell], parameters: list[Value], tensors: list[Tensor], entry: _Entry
 ) -> None:
     """State that this run made (an optimizer's first step): computed now; the next call finds "
     "it and is traced again."""
@@ -536,17 +519,12 @@ def _fill_survivors(
     extra.cells, extra.providers, extra.weights = entry.cells, entry.providers, entry.weights
     values = [c.value for c in cells]
     _compile_into(extra, parameters, values)
-    after = {cell: cell.value for cell in trace.inputs}
     state.trace = None
-    for cell, (before, _) in trace.inputs.items():
-        cell.value = before
     arrays = [content((_root(tensors[c]._cell) if isinstance(c, int) else c).read()) for c in extra.cells]
     arrays += [evaluation.array_of(source(), element) for source, element in extra.providers]
     for cell, old, array in zip(cells, values, extra.executable(arrays, extra.hold())):
         cell.value = Value(old.type)
         cell.value.data = array
-    for cell, value in after.items():
-        cell.value = value
     state.trace = trace
 
 

@@ -18,6 +18,7 @@ from flambeau.reverse import is_leaf
 from flambeau.shaping import movedim
 from flambeau.storage import Cell
 from flambeau.tensor import Tensor, axis, read, wrap
+from flambeau.tracing import Trace
 
 
 def scan(
@@ -113,46 +114,51 @@ def _unflatten(tree: Any, tensors: Sequence[Tensor]) -> Any:
 # -- one step as a graph -----------------------------------------------------------------------------------------------
 
 
-class _BodyTrace:
+class _BodyTrace(Trace):
     """What `state.trace` is while the step runs: values are not observed, and nothing outside is written."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.outer: Any = None
-        self.created: set[int] = set()
-        self.cells: list[Cell] = []  # kept while the step runs, so that their identities are theirs
+        self.own: set[int] = set()
+        self.kept: list[Cell] = []  # while the step runs, so that their identities are theirs
 
     def __enter__(self) -> _BodyTrace:
         self.outer, state.trace = state.trace, self
         self.pending, state.pending = state.pending, []
+        if self.outer is not None:
+            self.modules = self.outer.modules
         return self
 
     def __exit__(self, *_: object) -> None:
         state.trace = self.outer
         state.pending = self.pending  # what the step made stands for no value
-        self.cells.clear()
+        self.kept.clear()
 
     def makes(self, cell: Cell) -> None:
-        self.created.add(id(cell))
-        self.cells.append(cell)
+        self.own.add(id(cell))
+        self.kept.append(cell)
         if self.outer is not None:
             self.outer.makes(cell)
 
-    def reads(self, cell: Cell) -> None:
-        if self.outer is not None:
-            self.outer.reads(cell)
+    def cell(self, cell: Cell) -> Cell:
+        return cell if self.outer is None else self.outer.cell(cell)  # type: ignore[no-any-return]
 
     def writes(self, cell: Cell) -> None:
         root = cell
         while root.parent is not None:
             root = root.parent
-        if id(root) not in self.created:
+        if id(root) not in self.own:
             raise RuntimeError(
                 "combine_fn must not write to tensors that it did not make, nor draw random numbers"
             )
         if self.outer is not None:
             self.outer.writes(cell)
 
-    def sets_grad(self, tensor: Tensor) -> None:
+    def grad(self, tensor: Tensor) -> Any:
+        return tensor._grad if self.outer is None else self.outer.grad(tensor)
+
+    def set_grad(self, tensor: Tensor, gradient: Any) -> None:
         raise RuntimeError("combine_fn must not set a tensor's .grad")
 
     def provide(self, source: Callable[[], Any], element: Any, type: Any) -> Value:

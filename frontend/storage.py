@@ -40,28 +40,31 @@ class Cell:
 
     def read(self) -> Value:
         """The value now."""
-        trace = state.trace
-        if trace is not None:
-            trace.reads(self)
+        return here(self)._read()
+
+    def _read(self) -> Value:
         if self.parent is None:
             return self.value
         base = self.parent.read()
-        if base is not self.seen:
-            self.seen = base
-            if self.through is not None:
-                base = apply_chain(self.through, base)
-            self.value = (
-                evaluation.stop_gradient(base) if base.requires_grad or self.leaf is not None else base
-            )
-            if self.leaf is not None:
-                self.value.requires_grad, self.value.hooks = True, self.leaf
-        return self.value
+        if base is self.seen:
+            return self.value
+        shown = base if self.through is None else apply_chain(self.through, base)
+        if shown.requires_grad or self.leaf is not None:
+            shown = evaluation.stop_gradient(shown)
+        if self.leaf is not None:
+            shown.requires_grad, shown.hooks = True, self.leaf
+        self.value = shown  # before `seen`, which tells other threads that it is there
+        self.seen = base
+        return shown
 
     def write(self, new: Value, recorded: bool = True) -> None:
         """Replace the value. Unless the write is `recorded` by autograd, the history stays as it was."""
-        trace = state.trace
-        if trace is not None:
-            trace.writes(self)
+        own = here(self)
+        if state.trace is not None:
+            state.trace.writes(own)
+        own._write(new, recorded)
+
+    def _write(self, new: Value, recorded: bool) -> None:
         self.version += 1
         if self.parent is not None:
             whole = new
@@ -69,7 +72,7 @@ class Cell:
                 whole = write_through(self.through, self.parent.read(), new)
             self.parent.write(whole, False)
             if new.requires_grad and recorded:
-                self.value, self.seen = new, self.parent.value
+                self.value, self.seen = new, here(self.parent).value
             return
         old = self.value
         if old.requires_grad and not (recorded and new.requires_grad):
@@ -88,14 +91,23 @@ class Cell:
 
     def become_leaf(self, meta: Meta) -> None:
         """From now on the content is a leaf of autograd's graph."""
-        value = self.read()
-        self.value = evaluation.stop_gradient(value)
-        self.value.requires_grad, self.value.hooks = True, meta
+        own = here(self)
+        if own is not self:
+            own.become_leaf(meta)
+            return
+        value = evaluation.stop_gradient(self._read())
+        value.requires_grad, value.hooks = True, meta
+        self.value = value
         self.leaf = meta if self.parent is not None else None
         if self.parent is not None:
             self.seen = self.parent.read()
         elif self.value.data is None:
             evaluation.note(self)
+
+
+def here(cell: Cell) -> Cell:
+    """The cell that this thread reads and writes for `cell`: a trace has its own."""
+    return cell if state.trace is None else state.trace.cell(cell)  # type: ignore[no-any-return]
 
 
 class Replacements:
@@ -258,6 +270,7 @@ __all__ = [
     "Chain",
     "apply_chain",
     "contiguous_strides",
+    "here",
     "meta_of",
     "replacements",
     "strides_of",

@@ -22,6 +22,7 @@ from flambeau.storage import (
     Chain,
     apply_chain,
     contiguous_strides,
+    here,
     replacements,
     strides_of,
     write_through,
@@ -100,7 +101,7 @@ class Tensor:
 
     @property
     def _version(self) -> int:
-        return self._cell.version
+        return here(self._cell).version
 
     def dim(self) -> int:
         return self.ndim
@@ -123,11 +124,11 @@ class Tensor:
 
     def stride(self, dim: int | None = None) -> Any:
         """Steps in elements, as PyTorch's tensor has them where it is a view of contiguous memory."""
-        found = strides_of(self._chain, self._cell.value.type.shape, self.shape)[0]  # type: ignore[attr-defined]
+        found = strides_of(self._chain, self._cell.read().type.shape, self.shape)[0]  # type: ignore[attr-defined]
         return tuple(found) if dim is None else found[axis(dim, len(found))]
 
     def storage_offset(self) -> int:
-        return strides_of(self._chain, self._cell.value.type.shape, self.shape)[1]  # type: ignore[attr-defined]
+        return strides_of(self._chain, self._cell.read().type.shape, self.shape)[1]  # type: ignore[attr-defined]
 
     def is_contiguous(self, memory_format: Any = None) -> bool:
         shape = self.shape
@@ -173,11 +174,12 @@ class Tensor:
                     "you can only change requires_grad flags of leaf variables. If you want to use a computed variable "
                     "in a subgraph that doesn't require differentiation use var_no_grad = var.detach()."
                 )
-            self._cell.value = evaluation.stop_gradient(value)
-            self._cell.leaf = None
+            cell = here(self._cell)
+            cell.value = evaluation.stop_gradient(value)
+            cell.leaf = None
             self._base = None
-            if self._cell.value.data is None:
-                evaluation.note(self._cell)
+            if cell.value.data is None:
+                evaluation.note(cell)
             return self
         if self._chain is not None:  # a view of something without history: its own leaf over the same memory
             part = Cell(value, self._cell)
@@ -198,7 +200,7 @@ class Tensor:
 
     @property
     def grad(self) -> Tensor | None:
-        return self._grad
+        return self._grad if state.trace is None else state.trace.grad(self)  # type: ignore[no-any-return]
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
@@ -206,13 +208,14 @@ class Tensor:
             raise RuntimeError(
                 f"assigned grad has data of a different size: expected {list(self.shape)}, got {list(value.shape)}"
             )
-        if state.trace is not None:
-            state.trace.sets_grad(self)
-        self._grad = value
+        if state.trace is None:
+            self._grad = value
+        else:
+            state.trace.set_grad(self, value)
 
     @grad.deleter
     def grad(self) -> None:
-        self._grad = None
+        self.grad = None
 
     @property
     def grad_fn(self) -> Any:
@@ -260,9 +263,10 @@ class Tensor:
     def detach_(self) -> Tensor:
         value = read(self)
         if value.requires_grad:
-            self._cell.value = evaluation.stop_gradient(value)
-            if self._cell.value.data is None:
-                evaluation.note(self._cell)
+            cell = here(self._cell)
+            cell.value = evaluation.stop_gradient(value)
+            if cell.value.data is None:
+                evaluation.note(cell)
         return self
 
     @property
@@ -272,7 +276,7 @@ class Tensor:
     @data.setter
     def data(self, other: Tensor) -> None:
         new = evaluation.stop_gradient(read(other))
-        value = self._cell.value
+        value = here(self._cell).value
         if value.requires_grad and is_leaf(value):
             new = evaluation.stop_gradient(new)
             new.requires_grad, new.hooks = True, value.hooks
@@ -456,11 +460,13 @@ def wrap(value: Value, name: str | None = None) -> Tensor:
 
 def read(tensor: Tensor) -> Value:
     """The tensor's value now."""
-    cell = tensor._cell
-    value = cell.value if cell.parent is None and state.trace is None else cell.read()
+    cell, trace = tensor._cell, state.trace
+    value = cell.value if cell.parent is None and trace is None else cell.read()
     chain = tensor._chain
     if chain is None:
         return value
+    if trace is not None:
+        return trace.view(tensor, value)  # type: ignore[no-any-return]
     if tensor._base is not value:
         tensor._cached = apply_chain(chain, value)
         tensor._base = value

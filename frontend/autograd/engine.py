@@ -97,21 +97,24 @@ def backward(
 
 
 def _accumulate(tensor: Tensor, ct: Value, create_graph: bool) -> None:
-    if state.trace is not None:
-        state.trace.sets_grad(tensor)
-    before = tensor._grad
+    before = tensor.grad
     if not create_graph and ct.requires_grad:
         ct = stop_gradient(ct)
     if before is None:
-        tensor._grad = new_tensor(Cell(ct))
+        found = new_tensor(Cell(ct))
     elif create_graph:
-        tensor._grad = wrap(build.add(read(before), ct))
+        found = wrap(build.add(read(before), ct))
     else:
         total = build.add(read(before), ct)
         if before._chain:
-            tensor._grad = new_tensor(Cell(total))
+            found = new_tensor(Cell(total))
         else:
             before._cell.write(total, False)
+            found = before
+    if state.trace is None:
+        tensor._grad = found
+    else:
+        state.trace.set_grad(tensor, found)
 
 
 def grad(
