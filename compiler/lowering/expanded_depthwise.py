@@ -34,7 +34,8 @@ TWICE = 0.1
 @dataclass(frozen=True)
 class ExpandedPlan:
     """A task computes `block` features between, for `tiles` of the depthwise convolution's tiles of rows at a time (`parts`
-    times), which read `rows` rows of them. Register tiles have up to `vectors` vectors of pixels."""
+    times), which read `rows` rows of them. Register tiles have up to `vectors` vectors of pixels; if `halved`, half a vector
+    takes half the time."""
 
     depthwise: DepthwisePlan
     depth: int
@@ -43,6 +44,7 @@ class ExpandedPlan:
     tiles: int
     parts: int
     rows: int
+    halved: bool
 
 
 def expanded_plan(definition: ExpandedDepthwise, cpu: CpuShape) -> ExpandedPlan | None:
@@ -71,8 +73,8 @@ def expanded_plan(definition: ExpandedDepthwise, cpu: CpuShape) -> ExpandedPlan 
     if cut is None:
         return None
     tiles, parts, rows = cut
-    whole = -(-rows * width // plan.lanes)
-    return ExpandedPlan(plan, channels, block, balanced(whole, vectors), tiles, parts, rows)
+    vectors = balanced(rows * width // plan.lanes, vectors)
+    return ExpandedPlan(plan, channels, block, vectors, tiles, parts, rows, cpu.halved)
 
 
 def _parts(plan: DepthwisePlan, most: int) -> tuple[int, int, int] | None:
@@ -120,6 +122,18 @@ def lower_expanded_depthwise(ctx: LoweringContext, operation: Operation, plan: E
         _Task(ctx, operation, plan, image, part, block * plan.block).emit()
 
 
+@dataclass(frozen=True)
+class _Pixels:
+    """Register tiles side by side, `count` of them, of `vectors` vectors of `lanes` pixels, of which `exist`; from the task's
+    pixel number `first` on."""
+
+    count: int
+    first: int
+    vectors: int
+    lanes: int
+    exist: int
+
+
 class _Task:
     """A block of the features between, from `feature` on, for some rows of an image."""
 
@@ -153,12 +167,15 @@ class _Task:
         lanes = plan.depthwise.lanes
         pitch = -(-plan.rows * self.width // lanes) * lanes
         between = b.alloca((plan.block, pitch), self.element)
-        for count, start, vectors in self._tiles():
+        for tiles in self._tiles():
 
-            def tile(t: Index, _: list[Value], start: int = start, vectors: int = vectors) -> None:
-                self._expand(between, start + t * vectors * lanes, vectors)
+            def tile(t: Index, _: list[Value], tiles: _Pixels = tiles) -> None:
+                self._expand(between, tiles.first + t * tiles.vectors * tiles.lanes, tiles)
 
-            b.for_(0, count, 1, tile)
+            if tiles.count == 1:
+                tile(0, [])
+            else:
+                b.for_(0, tiles.count, 1, tile)
         self.ctx.forget()
         depthwise = self.second.definition
         assert isinstance(depthwise, Convolution)
@@ -178,22 +195,21 @@ class _Task:
 
         b.for_(0, plan.block, 1, feature)
 
-    def _tiles(self) -> list[tuple[int, int, int]]:
-        """Of the pixels: how many register tiles, from where on, of how many vectors. A last one may have fewer pixels."""
+    def _tiles(self) -> list[_Pixels]:
+        """Register tiles for all of the pixels, of which whole vectors come first."""
         plan, lanes = self.plan, self.plan.depthwise.lanes
-        whole = -(-plan.rows * self.width // lanes)
+        whole, rest = divmod(plan.rows * self.width, lanes)
+        found: list[_Pixels] = []
+        first = 0
         count = -(-whole // plan.vectors)
         smaller = count * plan.vectors - whole
-        larger = count - smaller
-        found = [
-            (larger, 0, plan.vectors),
-            (smaller, larger * plan.vectors * lanes, plan.vectors - 1),
-        ]
-        found = [t for t in found if t[0]]
-        if plan.rows * self.width % lanes:  # the last tile has lanes that do not exist
-            number, start, vectors = found.pop()
-            found += [t for t in [(number - 1, start, vectors)] if t[0]]
-            found.append((1, start + (number - 1) * vectors * lanes, vectors))
+        for number, vectors in ((count - smaller, plan.vectors), (smaller, plan.vectors - 1)):
+            if number:
+                found.append(_Pixels(number, first, vectors, lanes, lanes))
+                first += number * vectors * lanes
+        if rest:
+            few = plan.halved and rest <= lanes // 2
+            found.append(_Pixels(1, first, 1, lanes // 2 if few else lanes, rest))
         return found
 
     def _fetch(self, step: Index) -> None:
@@ -206,25 +222,20 @@ class _Task:
             at = (self.feature + self.plan.block, step * self.plan.block * UNROLL + n * line, 0, 0)
             self.b.prefetch(self.ctx.memory[kernel], at)
 
-    def _expand(self, between: Value, pixel: Index, vectors: int) -> None:
+    def _expand(self, between: Value, pixel: Index, tiles: _Pixels) -> None:
         """A register tile of the features between, from the task's pixel number `pixel` on."""
-        ctx, plan, b = self.ctx, self.plan, self.b
-        lanes, total = plan.depthwise.lanes, plan.rows * self.width
+        ctx, plan, b, vectors, lanes = self.ctx, self.plan, self.b, tiles.vectors, tiles.lanes
         x = ctx.memory[self.operation.operands[0]]
         kernel = self.first.operands[1]
-        # Only a tile at a known place is the last.
-        counts = [
-            None if not isinstance(pixel, int) else min(lanes, total - pixel - v * lanes)
-            for v in range(vectors)
-        ]
-        masks = [None if n is None or n == lanes else b.mask(n, lanes) for n in counts]
+        count = None if tiles.exist == lanes else tiles.exist
+        mask = None if count is None else b.mask(count, lanes)
 
         def weight(r: int, k: Index) -> Value:
             return ctx.read(kernel, (self.feature + r, k, 0, 0)).value
 
         def pixels(v: int, k: Index) -> Value:
             at = self.top * self.width + pixel + v * lanes
-            return b.vector_load(x, (self.image, k, 0, at), lanes, masks[v])
+            return b.vector_load(x, (self.image, k, 0, at), lanes, mask)
 
         # A loop of few iterations would take as long to begin and to end.
         unroll = plan.depth if plan.depth <= STRAIGHT else UNROLL
@@ -232,7 +243,7 @@ class _Task:
             b, self.element, lanes, plan.block, vectors, plan.depth, weight, pixels, unroll, self._fetch
         )
         for v in range(vectors):
-            with b.lanes_of(lanes, None if masks[v] is None else counts[v]) as lane:
+            with b.lanes_of(lanes, count) as lane:
                 at = self.top * self.width + pixel + v * lanes + lane
                 for r in range(plan.block):
                     place = (self.image, self.feature + r, at // self.width, at % self.width)
