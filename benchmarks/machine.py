@@ -20,7 +20,7 @@ from flambeau.compiler.ir.types import ElementType, bf16, f32, i8, i32, index, m
 from flambeau.compiler.lowering.words import multiply_add
 from flambeau.compiler.targets.cpu import emit_ir, has_fma
 from flambeau.compiler.targets.dots import dot_instruction
-from flambeau.compiler.targets.machine import emit_object, host_target
+from flambeau.compiler.targets.machine import emit_object, process_target
 from flambeau.execution import ArrayExecutable
 from flambeau.runtime import threads as pools
 from flambeau.runtime.engine import default_engine
@@ -84,7 +84,7 @@ def timed(run: Callable[[], object], repeat: int) -> float:
     return (time.perf_counter() - started) / repeat
 
 
-#: Independent sums: enough for any pipeline.
+#: Independent sums at most: enough for any pipeline.
 SUMS = 16
 #: Multiplications of each; below 2^24 / 4, so that sums of ones are exact in f32.
 REPEATS = 4_000_000
@@ -92,53 +92,50 @@ REPEATS = 4_000_000
 
 def fma_peak(threads: int) -> float:
     """GFLOP/s of threads that multiply and add f32 in registers."""
-    target = host_target()
-    lanes = target.vector_bits // 32
-    b = LoopBuilder(fma=has_fma(target))
-    factor, addend = 0.5, 1.0  # x = x / 2 + 1 converges to 2
+    b = LoopBuilder(fma=has_fma(process_target()))
 
-    def constants() -> list[Value]:
-        return [b.broadcast(b.constant(f32, x), lanes) for x in (factor, addend)]
+    def product(x: Value, half: Value) -> Value:  # x / 2 + 1 converges to 2
+        return b.fma(x, half, b.constant(half.type, 1.0))
 
-    return _peak(threads, b, f32, constants, lambda x, c: b.fma(x, *c), 2.0, 2)
+    return _peak(threads, b, f32, product, np.float32(0.5).tobytes(), 2.0, 2)
 
 
 def dot_peak(threads: int, element: ElementType) -> float:
     """Billions of operations a second of threads that multiply words of `element` in registers; 0 without an instruction."""
-    target = host_target()
+    target = process_target()
     dot = dot_instruction(element, element, target)
     if dot is None:
         return 0.0
-    b, accumulator = (
-        LoopBuilder(fma=has_fma(target)),
-        accumulator_of(element, f32 if element.is_float else i32),
-    )
-    ones = int.from_bytes(np.ones(dot.group, dot.piece.numpy).tobytes(), "little")
+    b = LoopBuilder(fma=has_fma(target))
+    accumulator = accumulator_of(element, f32 if element.is_float else i32)
+    # A product apart from its sum would be made once, before the loop, unless it is one of what the loop makes: of zeros.
+    expected = dot.group * REPEATS if dot.accumulates else 0
 
-    def constants() -> list[Value]:
-        return [b.broadcast(b.const("i32", ones), target.vector_bits // 32)]
+    def product(x: Value, ones: Value) -> Value:
+        return multiply_add(b, ones, ones if dot.accumulates else x, x, dot, accumulator)
 
-    def product(x: Value, given: list[Value]) -> Value:
-        return multiply_add(b, given[0], given[0], x, dot, accumulator)
-
-    return _peak(threads, b, accumulator, constants, product, dot.group * REPEATS, 2 * dot.group)
+    ones = np.ones(dot.group, dot.piece.numpy).tobytes()
+    return _peak(threads, b, accumulator, product, ones, expected, 2 * dot.group)
 
 
 def _peak(
     threads: int,
     b: LoopBuilder,
     element: ElementType,
-    constants: Callable[[], list[Value]],
-    product: Callable[[Value, list[Value]], Value],
+    product: Callable[[Value, Value], Value],
+    factor: bytes,
     expected: float,
     operations: int,
 ) -> float:
-    """Billions of operations a second, `operations` in each lane of ``product(x, constants())``, from 0 to `expected`."""
-    target = host_target()
-    lanes = target.vector_bits // element.bits
-    with b.function("peak", [memref((SUMS, lanes), element), index], ["x", "n"]) as f:
-        start = [b.vload(f["x"], [v, 0], lanes) for v in range(SUMS)]
-        given = constants()
+    """Billions of operations a second, `operations` in each lane of x = product(x, factor), from 0 to `expected`.
+
+    The factor comes from memory, so that LLVM does not know it.
+    """
+    target = process_target()
+    lanes, sums = target.vector_bits // element.bits, min(SUMS, target.vector_registers - 4)
+    with b.function("peak", [memref((sums + 1, lanes), element), index], ["x", "n"]) as f:
+        start = [b.vload(f["x"], [v, 0], lanes) for v in range(sums)]
+        given = b.vload(f["x"], [sums, 0], lanes)
         with b.for_(0, f["n"], init=start, vectorize=False) as loop:
             loop.yield_(*[product(x, given) for x in loop.carried])
         for v, total in enumerate(loop.results):
@@ -147,24 +144,23 @@ def _peak(
         emit_object(emit_ir(b.functions, target), target, 3), exports=["peak"]
     )
     peak = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(module.address("peak"))
-    memory = [np.zeros(SUMS * lanes + 16, element.numpy) for _ in range(threads)]
-    addresses = [-(-m.ctypes.data // 64) * 64 for m in memory]
-    sums = [
-        m[(address - m.ctypes.data) // 4 :][: SUMS * lanes]
-        for m, address in zip(memory, addresses, strict=True)
-    ]
+    size = (sums + 1) * lanes
+    memory = [np.zeros(size + 16, element.numpy) for _ in range(threads)]
+    aligned = [m[-m.ctypes.data % 64 // element.itemsize :][:size] for m in memory]
+    for values in aligned:
+        values[sums * lanes :] = np.frombuffer(factor, element.numpy)
     with ThreadPoolExecutor(threads) as pool:
 
         def run() -> None:
-            for values in sums:
-                values[:] = 0
+            for values in aligned:
+                values[: sums * lanes] = 0
             # ctypes lets the interpreter's lock go while a function runs.
-            list(pool.map(lambda address: peak(address, REPEATS), addresses))
+            list(pool.map(lambda values: peak(values.ctypes.data, REPEATS), aligned))
 
         once = seconds(run)
-    for values in sums:
-        assert np.allclose(values, expected), "the loop computed something else"
-    return threads * operations * lanes * SUMS * REPEATS / once / 1e9
+    for values in aligned:
+        assert np.allclose(values[: sums * lanes], expected), "the loop computed something else"
+    return threads * operations * lanes * sums * REPEATS / once / 1e9
 
 
 def triad() -> float:
@@ -180,7 +176,7 @@ def triad() -> float:
 
 def measure(threads: Iterable[int]) -> Machine:
     """The limits of these numbers of threads. Parallel loops use the number of threads of before again afterwards."""
-    target, before, found = host_target(), pools.num_threads(), []
+    target, before, found = process_target(), pools.num_threads(), []
     try:
         for count in threads:
             pools.set_num_threads(count)

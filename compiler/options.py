@@ -26,6 +26,8 @@ class Options:
     - `tune`: measure schedules of contractions instead of computing them (`flambeau.tuning`). Compiling takes seconds a kernel,
       once a machine: the cache keeps what is found. Sums are made in another order, so bits differ from untuned code;
     - `profile`: count each kernel's runs and seconds, and print them when the process ends (`flambeau.profiler`);
+    - `cpu`: the CPU whose instructions code of this process may use, by LLVM's name ("haswell", "x86-64-v3"); "": all that this
+      machine has. The machine must have what that CPU has;
     - `winograd`: 3 x 3 convolutions may be computed from tiles, with fewer products, where that is faster. Their error is about
       that of direct ones, but an infinity in the input gives NaN.
     """
@@ -39,6 +41,7 @@ class Options:
     opt_level: int = 1
     tune: bool = False
     profile: bool = False
+    cpu: str = ""
     winograd: bool = True
 
 

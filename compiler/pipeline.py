@@ -39,7 +39,7 @@ from flambeau.compiler.passes.winograd import winograd
 from flambeau.compiler.schedule.cpu_contraction import Chooser, choose, cpu_shape
 from flambeau.compiler.targets.cpu import emit_ir
 from flambeau.compiler.targets.entry import EntryCall, EntryCopy, Place, emit_entry
-from flambeau.compiler.targets.machine import TargetDescription, emit_object, host_target
+from flambeau.compiler.targets.machine import TargetDescription, emit_object, process_target
 
 #: Name and one line each; in order.
 STAGES: tuple[tuple[str, str], ...] = (
@@ -136,7 +136,7 @@ def compile_stages(
     names = [name for name, _ in STAGES]
     if stop_after not in names:
         raise CompilationError(f"there is no stage {stop_after!r}; there are {', '.join(names)}")
-    c = Compilation(graph, target or host_target(), tuple(weights), profile=profile, tuner=tuner)
+    c = Compilation(graph, target or process_target(), tuple(weights), profile=profile, tuner=tuner)
     for name in names[2 : names.index(stop_after) + 1]:
         started = time.perf_counter()
         _RUN[name](c, opt_level, entry)

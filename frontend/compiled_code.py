@@ -24,7 +24,7 @@ from flambeau.compiler.ir.types import element_type, from_numpy
 from flambeau.compiler.passes.plan import byte_size
 from flambeau.compiler.passes.split_weights import Layout, separate_layouts
 from flambeau.compiler.pipeline import Compilation, compile_stages, fingerprint
-from flambeau.compiler.targets.machine import TargetDescription, host_target
+from flambeau.compiler.targets.machine import TargetDescription, process_target
 from flambeau.runtime import abi
 from flambeau.runtime.cache import DiskCache, default_cache_dir
 from flambeau.runtime.threads import num_threads
@@ -174,7 +174,7 @@ def compiled(graph: Graph, weights: Sequence[int] = ()) -> tuple[CompiledCode, C
 
     `weights`: numbers of the parameters whose content stays the same from call to call.
     """
-    target, opt_level = host_target(), options.current().opt_level
+    target, opt_level = process_target(), options.current().opt_level
     knobs = options.current()
     # A dump shows every stage, and a profile names the kernels: they need a compilation.
     store = None if knobs.dump or knobs.profile else disk_cache()

@@ -119,6 +119,8 @@ class Tiles:
         s, element = self.s, self.p.accumulator
         if meanwhile is None and self.p.touches is not None:
             meanwhile = lambda i: self._ask_for_epilogue(place, i)  # noqa: E731
+        # LLVM would reassociate longer chains of integer additions, and then needs more registers than there are.
+        unroll = s.unroll if self.p.dot is None or self.p.dot.accumulates else 1
         return outer_product_tile(
             self.b,
             element,
@@ -128,7 +130,7 @@ class Tiles:
             place.depth,
             a_at,
             b_at,
-            s.unroll,
+            unroll,
             meanwhile,
             product=product_of(self.b, self.p),
             start=start,

@@ -206,13 +206,14 @@ def choose(
 
 
 def _fitting_rows(m: Index, vectors: int, cpu: CpuShape) -> int:
-    """Rows of a register tile without totals of chains: many, of which the last tile of `m` leaves few empty."""
+    """Rows of a register tile without totals of chains: of those near the most, with which tiles of all of `m` take the
+    least time; a step of K takes that of its rows and, for B, about a seventh of one more."""
     most = max(1, min(13, (cpu.registers - vectors - 1) // vectors))
     if not isinstance(m, int):
         return min(most, 12)
     if m <= most:
         return max(1, m)
-    return min(range(most, max(1, most - 6), -1), key=lambda rows: -(-m // rows) * rows)
+    return min(range(most, most // 2, -1), key=lambda rows: -(-m // rows) * (7 * rows + 1))
 
 
 def _spread(n: Index, k: Index, size: int, a: OperandFacts, b: OperandFacts, cpu: CpuShape) -> bool:

@@ -227,21 +227,24 @@ class Body:
 
     def from_memory(self, result: Value, load: str) -> None:
         """Defines `result` by `load` (the text of a load of memory types); booleans lose seven bits."""
-        if scalar_of(result.type) is not i1:
+        register, memory = llvm_type(result.type), memory_type(result.type)
+        if register == memory:
             self.define(result, load)
             return
-        byte = self.fresh("b")
-        self.line(f"{byte} = {load}")
-        self.define(result, f"trunc {memory_type(result.type)} {byte} to {llvm_type(result.type)}")
+        loaded = self.fresh("b")
+        self.line(f"{loaded} = {load}")
+        cast = "trunc" if scalar_of(result.type) is i1 else "bitcast"
+        self.define(result, f"{cast} {memory} {loaded} to {register}")
 
     def to_memory(self, value: Value) -> str:
         """The name of `value` as it is in memory."""
-        name = self.name(value)
-        if scalar_of(value.type) is not i1:
+        name, register, memory = self.name(value), llvm_type(value.type), memory_type(value.type)
+        if register == memory:
             return name
-        byte = self.fresh("b")
-        self.line(f"{byte} = zext {llvm_type(value.type)} {name} to {memory_type(value.type)}")
-        return byte
+        stored = self.fresh("b")
+        cast = "zext" if scalar_of(value.type) is i1 else "bitcast"
+        self.line(f"{stored} = {cast} {register} {name} to {memory}")
+        return stored
 
 
 Handler = Callable[[Body, Operation, Any], None]

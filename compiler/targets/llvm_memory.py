@@ -6,7 +6,7 @@ from flambeau.compiler.dialects.loops import llvm, memref, vector
 from flambeau.compiler.dialects.loops.base import scalar_of
 from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.opdef import OpDef
-from flambeau.compiler.ir.types import ElementType, MemRefType, Type, i1
+from flambeau.compiler.ir.types import ElementType, MemRefType, Type, VectorType
 from flambeau.compiler.targets.llvm_body import Body, Handler
 from flambeau.compiler.targets.llvm_types import alignment, literal, llvm_type, memory_type, suffix
 from flambeau.compiler.targets.scalars import ATOMICS, REDUCTIONS
@@ -154,8 +154,9 @@ def _vector_store(body: Body, operation: Operation, definition: vector.Store) ->
 
 
 def _memory_suffix(type: Type) -> str:
-    text = suffix(type)
-    return text[:-1] + "8" if scalar_of(type) is i1 else text
+    lanes = f"v{type.shape[0]}" if isinstance(type, VectorType) else ""
+    scalar = memory_type(scalar_of(type))
+    return f"{lanes}{scalar}" if scalar.startswith("i") else suffix(type)
 
 
 def _masked_load(body: Body, operation: Operation, definition: vector.MaskedLoad) -> None:

@@ -89,12 +89,15 @@ def _float_literal(value: float, type: ElementType) -> str:
 
 
 def memory_type(type: Type) -> str:
-    """The LLVM type of a value in memory: booleans take a byte."""
-    if type is i1:
-        return "i8"
-    if isinstance(type, VectorType) and type.element is i1:
-        return f"<{type.shape[0]} x i8>"
-    return llvm_type(type)
+    """The LLVM type of a value in memory: booleans take a byte, 16-bit floats are words of so many bits.
+
+    (Where LLVM takes a masked access of such floats apart, it would convert each to f32 and back by functions of a library.)
+    """
+    scalar = scalar_of(type)
+    name = "i8" if scalar is i1 else "i16" if scalar is f16 or scalar is bf16 else ""
+    if not name:
+        return llvm_type(type)
+    return f"<{type.shape[0]} x {name}>" if isinstance(type, VectorType) else name
 
 
 def alignment(type: Type) -> int:

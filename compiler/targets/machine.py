@@ -18,10 +18,11 @@ import functools
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from flambeau.compiler import options
 from flambeau.compiler.diagnostics import CompilationError
 
 
@@ -126,6 +127,19 @@ def host_target() -> TargetDescription:
     if bits == 0:  # a platform whose features LLVM cannot detect
         bits, registers = _probe_vectors(triple, cpu, flat)
     return TargetDescription(triple, cpu, flat, layout, bits, registers, l1, l2, l3)
+
+
+def process_target() -> TargetDescription:
+    """What code of this process is made for: the machine we run on, or what the CPU named by the option `cpu` has of it."""
+    cpu = options.current().cpu
+    return _as_cpu(cpu) if cpu else host_target()
+
+
+@functools.cache
+def _as_cpu(cpu: str) -> TargetDescription:
+    host = host_target()
+    named = cross_target(host.triple, cpu)
+    return replace(named, l1_bytes=host.l1_bytes, l2_bytes=host.l2_bytes, l3_bytes=host.l3_bytes)
 
 
 @functools.cache

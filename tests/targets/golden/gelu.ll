@@ -13,20 +13,21 @@ entry:
   %v7 = mul nsw i64 %v4, %v1
   br label %head8
 head8:
-  %i11 = phi i64 [ %v6, %entry ], [ %i21, %body9 ]
+  %i11 = phi i64 [ %v6, %entry ], [ %i22, %body9 ]
   %v12 = icmp slt i64 %i11, %dim_N
   br i1 %v12, label %body9, label %exit10
 body9:
-  %p13 = getelementptr inbounds half, ptr %x, i64 %i11
-  %v14 = load half, ptr %p13, align 2
-  %v15 = fpext half %v14 to float
-  %v16 = fmul contract float %v15, 0x3FE0000000000000
-  %v17 = fmul contract float %v15, %v15
-  %v18 = fadd contract float 0x3FF0000000000000, %v17
-  %v19 = fmul contract float %v16, %v18
-  %p20 = getelementptr inbounds float, ptr %y, i64 %i11
-  store float %v19, ptr %p20, align 4
-  %i21 = add nsw i64 %i11, %v7
+  %p13 = getelementptr inbounds i16, ptr %x, i64 %i11
+  %b14 = load i16, ptr %p13, align 2
+  %v15 = bitcast i16 %b14 to half
+  %v16 = fpext half %v15 to float
+  %v17 = fmul contract float %v16, 0x3FE0000000000000
+  %v18 = fmul contract float %v16, %v16
+  %v19 = fadd contract float 0x3FF0000000000000, %v18
+  %v20 = fmul contract float %v17, %v19
+  %p21 = getelementptr inbounds float, ptr %y, i64 %i11
+  store float %v20, ptr %p21, align 4
+  %i22 = add nsw i64 %i11, %v7
   br label %head8
 exit10:
   ret void
