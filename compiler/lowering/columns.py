@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from flambeau.compiler.ir.core import Operation, Value
-from flambeau.compiler.ir.dims import Dim, Index, minimum, product
+from flambeau.compiler.ir.dims import Dim, Index, divide, minimum, product
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.elements import Scalar, register_type
+from flambeau.compiler.lowering.prefetching import reads_of
 from flambeau.compiler.lowering.probe import axis_symbols, probe
 from flambeau.compiler.passes.fuse import reduced_axes
 from flambeau.compiler.schedule.cpu_contraction import balanced
@@ -47,6 +48,9 @@ class _Columns:
             reads = probe(self.operand, index, lambda v: v.owner is not None and v not in ctx.memory)
             self.cost, straight = reads.cost + 1, reads.straight
         self.last = last = self.shape[self.kept[-1]]
+        size = product(self.shape)
+        #: More than L2 holds.
+        self.distant = isinstance(size, int) and size * self.element.itemsize > ctx.target.l2_bytes
         self.lanes = ctx.lanes if straight and not (isinstance(last, int) and last == 1) else 0
 
     def emit(self) -> None:
@@ -84,6 +88,30 @@ class _Columns:
         with self.ctx.b.fast("reassoc", "contract"):
             following = self.definition.combine(self.ctx.e, Scalar(total, self.accumulator), x)
         return self.ctx.spread(following.value)
+
+    def _combined(self, positions: Sequence[Position], total: Value) -> Value:
+        """With the elements at these positions, which are combined among one another first: a long sum of short ones has
+        smaller errors."""
+        ctx, e, combine = self.ctx, self.ctx.e, self.definition.combine
+        parts = [e.convert(ctx.read(self.operand, at), self.accumulator) for at in positions]
+        with ctx.b.fast("reassoc", "contract"):
+            while len(parts) > 1:
+                pairs = [combine(e, x, y) for x, y in zip(parts[::2], parts[1::2], strict=False)]
+                parts = [*pairs, *parts[len(pairs) * 2 :]]
+            following = combine(e, Scalar(total, self.accumulator), parts[0])
+        return ctx.spread(following.value)
+
+    def _prefetch(
+        self, outer: Position, reduced: Sequence[Position], first: Index, column: Index, size: int
+    ) -> None:
+        """As many of the next rows' vectors as are read now, in the order of memory: the processor would see as many streams
+        as there are rows, which it fetches more slowly than one."""
+        *others, row = reduced[0]
+        for number in range(len(reduced)):
+            down, place = divide(column * len(reduced) + number * self.lanes, size)
+            at = self._at(outer, (*others, row + len(reduced) + down), first + place)
+            for buffer, position in reads_of(self.ctx, self.operand, at):
+                self.ctx.b.prefetch(buffer, position, locality=2)
 
     def _store(self, outer: Position, place: Index, total: Value) -> None:
         e, result = self.ctx.e, self.result
@@ -145,10 +173,14 @@ class _Columns:
 
         def add(reduced: Sequence[Position]) -> None:
             def body(column: Index, lane: Index) -> None:
+                if self.distant:
+                    self._prefetch(outer, reduced, first, column, size)
                 total = b.vload(sums, (column,), lanes)
-                for row in reduced:
-                    total = self._combine(self._at(outer, row, first + column + lane), total)
-                b.vstore(total, sums, (column,))
+                b.vstore(
+                    self._combined([self._at(outer, row, first + column + lane) for row in reduced], total),
+                    sums,
+                    (column,),
+                )
 
             columns(body)
 
