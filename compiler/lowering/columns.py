@@ -12,7 +12,7 @@ from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.dims import Dim, Index, divide, minimum, product
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.elements import Scalar, register_type
-from flambeau.compiler.lowering.prefetching import reads_of
+from flambeau.compiler.lowering.prefetching import distant_reads, prefetch
 from flambeau.compiler.lowering.probe import axis_symbols, probe
 from flambeau.compiler.passes.fuse import reduced_axes
 from flambeau.compiler.schedule.cpu_contraction import balanced
@@ -48,9 +48,6 @@ class _Columns:
             reads = probe(self.operand, index, lambda v: v.owner is not None and v not in ctx.memory)
             self.cost, straight = reads.cost + 1, reads.straight
         self.last = last = self.shape[self.kept[-1]]
-        size = product(self.shape)
-        #: More than L2 holds.
-        self.distant = isinstance(size, int) and size * self.element.itemsize > ctx.target.l2_bytes
         self.lanes = ctx.lanes if straight and not (isinstance(last, int) and last == 1) else 0
 
     def emit(self) -> None:
@@ -110,8 +107,7 @@ class _Columns:
         for number in range(len(reduced)):
             down, place = divide(column * len(reduced) + number * self.lanes, size)
             at = self._at(outer, (*others, row + len(reduced) + down), first + place)
-            for buffer, position in reads_of(self.ctx, self.operand, at):
-                self.ctx.b.prefetch(buffer, position, locality=2)
+            prefetch(self.ctx, distant_reads(self.ctx, self.operand, at), locality=2)
 
     def _store(self, outer: Position, place: Index, total: Value) -> None:
         e, result = self.ctx.e, self.result
@@ -173,8 +169,7 @@ class _Columns:
 
         def add(reduced: Sequence[Position]) -> None:
             def body(column: Index, lane: Index) -> None:
-                if self.distant:
-                    self._prefetch(outer, reduced, first, column, size)
+                self._prefetch(outer, reduced, first, column, size)
                 total = b.vload(sums, (column,), lanes)
                 b.vstore(
                     self._combined([self._at(outer, row, first + column + lane) for row in reduced], total),

@@ -18,8 +18,9 @@ from flambeau.compiler.lowering.columns import lower_columns
 from flambeau.compiler.lowering.context import LoweringContext, tensor_of
 from flambeau.compiler.lowering.contractions import lower_contraction, workspace_bytes
 from flambeau.compiler.lowering.elements import ElementBuilder
+from flambeau.compiler.lowering.elementwise import lower_elements
 from flambeau.compiler.lowering.in_place import Pairs, in_place_pairs
-from flambeau.compiler.lowering.rows import lower_elements, lower_rows
+from flambeau.compiler.lowering.rows import lower_rows
 from flambeau.compiler.lowering.scan_loop import Step, StepEmitter, StepKernel, cut_body
 from flambeau.compiler.lowering.scans import lower_arg_reduce, lower_cumulative
 from flambeau.compiler.lowering.scattering import lower_scatter

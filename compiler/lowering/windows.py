@@ -29,8 +29,8 @@ from flambeau.compiler.ir.dims import Index, maximum, product
 from flambeau.compiler.ir.types import ElementType, TensorType, i1, i32, i64
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.elements import Scalar, register_type
+from flambeau.compiler.lowering.elementwise import lower_elements
 from flambeau.compiler.lowering.probe import axis_symbols, probe
-from flambeau.compiler.lowering.rows import lower_elements
 
 #: Bytes of stack that a task may use, and taps whose code is written out.
 MOST = 64 << 10

@@ -5,6 +5,7 @@ How the input is cut depends on its size alone, so the bits do not depend on the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,9 +21,10 @@ LEAST = 1 << 18
 #: So do reductions with as many results that threads can compute apart; each run of neighbouring results counts once.
 ENOUGH = 8
 RUN = 2048
-#: Elements of a part, at least, and parts, at most.
+#: Elements of a part, at least. Parts, at most: enough for threads where each part has many results, and many more, since
+#: errors grow with the number of additions in a row, where it has few.
 PART = 1 << 14
-PARTS = 64
+PARTS, MANY = 64, 1024
 
 
 def split_reductions(graph: Graph) -> Graph:
@@ -50,7 +52,8 @@ def _split(definition: Reduce, x: Value) -> Value | None:
     if size < LEAST or _apart(shape, definition.dimensions) >= ENOUGH:
         return None
     axis = max(definition.dimensions, key=lambda a: shape[a])
-    parts = _parts(shape[axis], min(PARTS, size // PART))
+    results = size // math.prod(shape[a] for a in definition.dimensions)
+    parts = _parts(shape[axis], min(max(PARTS, MANY // results), size // PART))
     if parts < 2:
         return None
     element = build.element_of(x)

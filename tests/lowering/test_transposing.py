@@ -13,7 +13,7 @@ from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.ir.core import Graph, Value
 from flambeau.compiler.ir.dims import dim
 from flambeau.compiler.ir.types import ElementType, bf16, f16, f32, f64, i1, i64, tensor, u8
-from flambeau.compiler.lowering import rows
+from flambeau.compiler.lowering import elementwise
 from flambeau.execution import run_graph
 from flambeau.runtime import threads
 
@@ -27,13 +27,13 @@ def filled(shape: tuple[int, ...], element: ElementType, seed: int = 0) -> np.nd
 def lowered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The crossings that were lowered."""
     found: list[Any] = []
-    original = rows.lower_transposing
+    original = elementwise.lower_transposing
 
     def spy(ctx: Any, values: Any, crossing: Any, results: Any) -> None:
         found.append(crossing)
         original(ctx, values, crossing, results)
 
-    monkeypatch.setattr(rows, "lower_transposing", spy)
+    monkeypatch.setattr(elementwise, "lower_transposing", spy)
     return found
 
 
