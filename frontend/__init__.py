@@ -57,7 +57,7 @@ from flambeau.dtypes import (
 from flambeau.dtypes import bool_ as bool
 from flambeau.dtypes import float_ as float
 from flambeau.dtypes import int_ as int
-from flambeau.evaluation import stats, sync
+from flambeau.evaluation import sync
 from flambeau.export import Exported, export
 from flambeau.indexing import (
     argwhere,
@@ -95,6 +95,7 @@ from flambeau.linalg import (
 )
 from flambeau.looping import scan
 from flambeau.parallel import get_num_threads, set_num_threads
+from flambeau.planning import stats
 from flambeau.pointwise import (
     abs,
     acos,

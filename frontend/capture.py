@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flambeau import evaluation
+from flambeau import evaluation, planning
 from flambeau.compiler.diagnostics import FlambeauError, Location, is_internal
 from flambeau.compiler.ir.core import Graph, Value, rebuild
 from flambeau.compiler.ir.dims import Index, dim
@@ -160,8 +160,7 @@ def capture(
     finally:
         state.trace = None
         trace.restore()
-        state.pending.clear()
-        state.recorded = 0
+        state.now.forget()
     return _assemble(inputs, [*captured, *trace.numbers], results, outputs, name)
 
 
@@ -266,8 +265,8 @@ def _assemble(
     weights = _needed([c for c in captured if c.after is None], [*results, *finals])
     weights += _constants([*results, *finals], {*inputs, *[c.parameter for c in captured]}, name)
     parameters = [*inputs, *[c.parameter for c in weights], *[c.parameter for c in changed]]
-    with evaluation.not_recording():
-        graph = rebuild(Graph(parameters, [*results, *finals], name), evaluation.without_python)
+    with planning.not_recording():
+        graph = rebuild(Graph(parameters, [*results, *finals], name), planning.without_python)
     return Capture(graph, inputs, weights, changed, outputs, len(results))
 
 

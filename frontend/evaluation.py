@@ -8,69 +8,28 @@ the graph's structure, so a loop's second iteration compiles nothing.
 from __future__ import annotations
 
 import math
-import sys
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from flambeau.compiler import options
 from flambeau.compiler.diagnostics import caller_location
-from flambeau.compiler.dialects.graph.autograd_ops import CustomGradient, StopGradient
+from flambeau.compiler.dialects.graph.autograd_ops import StopGradient
 from flambeau.compiler.dialects.graph.constants import Constant, DimensionValue, Literal
 from flambeau.compiler.dialects.graph.packing import UnpackPanels
 from flambeau.compiler.dialects.graph.shape import Reshape, Slice
-from flambeau.compiler.ir import interpreter
-from flambeau.compiler.ir.core import Graph, Operation, Tracing, Value, create, infer_types, rebuild, untraced
+from flambeau.compiler.ir.core import Tracing, Value, create, infer_types
 from flambeau.compiler.ir.dims import Dim
 from flambeau.compiler.ir.types import ElementType, tensor
-from flambeau.reverse import Meta, reverse
+from flambeau.planning import Route, follow, planned, statistics
+from flambeau.reverse import Meta
+from flambeau.tape import Step, caller_place, state
 
 Array = np.ndarray[Any, Any]
-Executable = Callable[[list[Any]], list[Any]]
 
 #: Pending operations beyond which a graph is evaluated without being asked for.
 LIMIT = 2000
-
-
-class State(threading.local):
-    """What a thread records: whether derivatives are, how much is pending, and into which trace (`jit`)."""
-
-    def __init__(self) -> None:
-        self.grad = True
-        self.inference = False
-        self.recorded = 0
-        self.trace: Any = None
-        self.pending: list[Any] = []  # weak references to cells whose value is not computed yet
-
-
-state = State()
-
-
-class Statistics:
-    """Counts of compilations, structural cache hits and evaluations since the program began."""
-
-    def __init__(self) -> None:
-        self.compilations = self.hits = self.evaluations = 0
-
-    def __repr__(self) -> str:
-        return f"compilations={self.compilations}, hits={self.hits}, evaluations={self.evaluations}"
-
-
-statistics = Statistics()
-
-
-def stats() -> Statistics:
-    """What has been compiled and evaluated so far in this process."""
-    return statistics
-
-
-def explain(text: str) -> None:
-    """Says why something was not as quick as it could be, where FLAMBEAU_DEBUG asks for it."""
-    if options.current().debug >= 1:
-        print(f"flambeau: {text}", file=sys.stderr)
 
 
 # -- recording -----------------------------------------------------------------------------------------------------
@@ -83,22 +42,26 @@ def record(definition: Any, *values: Value) -> Value:
 
 def record_all(definition: Any, *values: Value) -> tuple[Value, ...]:
     """One more operation of the user's program: all its results. Derivatives flow if grad mode is on."""
+    now = state.now
     flows = False
-    if state.grad:
+    if now.grad:
         for v in values:
             if v.requires_grad:
                 flows = True
                 break
-    if not flows and type(definition) in _PARTS and state.trace is None:
-        array = known_content(values[0])
-        if array is not None:
-            return (_part(definition, values[0], array),)
-    results = create(definition, *values, location=caller_location(), requires_grad=flows).results
+    results: tuple[Value, ...]
+    if now.trace is not None:  # the trace's operations are looked at, all of them
+        results = create(definition, *values, location=caller_location(), requires_grad=flows).results
+    else:
+        if not flows and type(definition) in _PARTS:
+            array = known_content(values[0])
+            if array is not None:
+                return (_part(definition, values[0], array),)
+        results = now.apply_all(definition, values, flows, caller_place(2))
     if flows:
         for r in results:
             if r.type.element.kind != "float":  # type: ignore[attr-defined]
                 r.requires_grad = False
-    state.recorded += 1
     return results
 
 
@@ -117,7 +80,6 @@ def _part(definition: Any, value: Value, array: Array) -> Value:
 
 
 Tracing.record = staticmethod(record)
-not_recording = untraced
 
 
 #: Values on arrays that the program has too and may write to (`from_numpy`).
@@ -167,7 +129,7 @@ def array_of(x: Any, element: ElementType) -> Array:
 
 def _cast(x: Any, element: ElementType) -> Array:
     kind = element.numpy
-    if type(x) is float and -1e38 < x < 1e38 and element.bits >= 32 and element.is_float:
+    if (type(x) is float or type(x) is int) and element.is_float and element.bits >= 32 and -1e38 < x < 1e38:
         return np.array(x, kind)
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(x).astype(kind)
@@ -185,13 +147,21 @@ def stop_gradient(value: Value) -> Value:
     return result
 
 
+def begin_history(value: Value, meta: Meta) -> None:
+    """Makes a value that nobody else knows a leaf of autograd's graph."""
+    value.requires_grad, value.hooks = True, meta
+    if value.data is None and state.trace is None:
+        state.now.lead(("leaf", value.number - state.now.base))
+
+
 # -- evaluating ----------------------------------------------------------------------------------------------------
 
 
 def note(cell: Any) -> None:
     """Remember that `cell` waits for its value."""
-    state.pending.append(weakref.ref(cell))
-    if state.recorded > LIMIT and state.trace is None:
+    now = state.now
+    now.pending.append(weakref.ref(cell))
+    if now.recorded > LIMIT and now.trace is None:
         sync()
 
 
@@ -203,9 +173,8 @@ def sync() -> None:
 def content(value: Value) -> Array:
     """The value as an array, computed if it was not yet."""
     while (array := value.data) is None:  # again, where another thread has just released it (`weights`)
-        owner = value.owner
-        if owner is not None and type(owner.definition) is StopGradient and state.trace is None:
-            value.data = content(owner.operands[0])  # the same memory, as `detach` promises
+        if type(value.definition) is StopGradient and state.trace is None:
+            value.data = content(value.sources[0])  # the same memory, as `detach` promises
             value.owner = None
         else:
             evaluate((value,))
@@ -214,19 +183,18 @@ def content(value: Value) -> Array:
 
 def known_content(value: Value) -> Array | None:
     """The content, if it is known or a released weight's: what shows a part of it shares its memory."""
-    array, owner = value.data, value.owner
-    if array is not None or owner is None:
+    array, definition = value.data, value.definition
+    if array is not None or definition is None:
         return array  # type: ignore[no-any-return]
-    if type(owner.definition) is StopGradient:
-        (origin,) = owner.operands
+    if type(definition) is StopGradient:
+        (origin,) = value.sources
         return None if known_content(origin) is None else content(value)
     return content(value) if is_released(value) else None
 
 
 def is_released(value: Value) -> bool:
     """Is it a weight whose content is kept in another layout only (`weights`)?"""
-    owner = value.owner
-    return owner is not None and isinstance(owner.definition, UnpackPanels) and value.data is None
+    return isinstance(value.definition, UnpackPanels) and value.data is None
 
 
 def unpacked(value: Value) -> Array:
@@ -239,181 +207,63 @@ def unpacked(value: Value) -> Array:
     return copy.data  # type: ignore[no-any-return]
 
 
-class _Plan:
-    __slots__ = ("executable", "kept")
-
-    def __init__(self, executable: Executable, kept: tuple[int, ...]) -> None:
-        self.executable, self.kept = executable, kept
-
-
-_PLANS: dict[Any, _Plan] = {}
-
-
 def evaluate(values: Sequence[Value]) -> None:
     """Compute `values` and every pending value that a live tensor holds."""
-    if state.trace is not None:
+    now = state.now
+    if now.trace is not None:
         raise TraceError("a value was observed while a function is being compiled")
     wanted = [v for v in values if v.data is None]
-    for reference in state.pending:
+    for reference in now.pending:
         cell = reference()
         if cell is not None and cell.value.data is None:
             wanted.append(cell.value)
-    state.pending.clear()
-    state.recorded = 0
+    step, base, count = now.step, now.base, now.count
+    now.forget()
     if wanted:
-        compute(list(dict.fromkeys(wanted)))
+        compute(list(dict.fromkeys(wanted)) if len(wanted) > 1 else wanted, step, base, count)
 
 
 class TraceError(RuntimeError):
     """A traced function asked for a value that only exists when it runs."""
 
 
-def compute(wanted: list[Value]) -> None:
-    """Compute exactly `wanted` (and what their derivatives will read), none of which has data."""
-    key, numbers, leaves, contents = structure(wanted)
-    plan = _PLANS.get(key)
-    if plan is None:
-        statistics.compilations += 1
-        plan = _PLANS[key] = _plan(wanted, numbers, leaves)
+def compute(wanted: list[Value], step: Step | None = None, base: int = 0, count: int = 0) -> None:
+    """Compute exactly `wanted` (and what their derivatives will read), none of which has data. They were recorded in the
+    walk that ended at `step`, or found otherwise."""
+    key: list[int] = []
+    if step is not None:
+        for value in wanted:
+            number = value.number - base
+            if not 0 <= number < count:
+                step = None
+                break
+            key.append(~number if value.requires_grad else number)
+    route: Route | None = None if step is None else step.routes.get(tuple(key))
+    if route is not None:
+        try:
+            targets = follow(route.path, wanted.copy())
+        except (IndexError, AttributeError):  # another thread has computed a part of it meanwhile
+            route = None
+        else:
+            arrays = [targets[i].data for i in route.leaves]
+            plan, kept = route.plan, [targets[i] for i in route.kept]
+            for array in arrays:
+                if array is None:  # released since (`weights`), or computed then and not yet now
+                    route = None
+    if route is None:
+        plan, leaves, arrays, kept = planned(wanted)
+        if step is not None:
+            step.routes[tuple(key)] = Route(plan, wanted, leaves, kept)
     else:
         statistics.hits += 1
     statistics.evaluations += 1
-    by_number = list(numbers)
-    targets = wanted + [by_number[i] for i in plan.kept]
-    for value, data in zip(targets, plan.executable(contents)):
+    targets = wanted + kept
+    contents = plan.executable(
+        arrays
+    )  # held to the end: what somebody holds is not released (`weights`) meanwhile
+    for value, data in zip(targets, contents):
         value.data = data
     for value in targets:
         meta = value.hooks
-        if not value.requires_grad or (isinstance(meta, Meta) and (meta.leaf or meta.freed)):
+        if not value.requires_grad or (meta.__class__ is Meta and (meta.leaf or meta.freed)):
             value.owner = None
-
-
-def structure(wanted: Sequence[Value]) -> tuple[Any, dict[Value, int], list[Value], list[Array]]:
-    """The graph below `wanted` as a hashable key, its values in a fixed order, its leaves (known values), and their
-    contents: as they are seen here, since another thread may release one (`weights`) or compute one."""
-    numbers: dict[Value, int] = {}
-    leaves: list[Value] = []
-    contents: list[Array] = []
-    parts: list[Any] = []
-    done: set[Operation] = set()
-    stack: list[Any] = [(v, 0) for v in reversed(wanted)]
-    while stack:
-        value, visited = stack.pop()
-        if value in numbers:
-            continue
-        array = value.data
-        operation = value.owner
-        if array is None and operation is None:
-            array = value.data  # computed in between
-            if array is None:
-                raise RuntimeError(f"a value without content was observed: {value!r}")
-        if array is not None or operation is None:
-            numbers[value] = len(numbers)
-            leaves.append(value)
-            contents.append(array)
-            parts.append(value.type)
-            continue
-        if operation in done:  # another result of an operation that is numbered already
-            continue
-        if not visited:
-            stack.append((value, 1))
-            for operand in reversed(operation.operands):
-                if operand not in numbers:
-                    stack.append((operand, 0))
-            continue
-        done.add(operation)
-        definition = operation.definition
-        kind = CustomGradient if type(definition) is CustomGradient else definition
-        parts.append((kind, tuple([numbers[v] for v in operation.operands]), value.requires_grad))
-        for result in operation.results:
-            numbers[result] = len(numbers)
-    return (tuple(parts), tuple([numbers[v] for v in wanted])), numbers, leaves, contents
-
-
-def _plan(wanted: list[Value], numbers: dict[Value, int], leaves: list[Value]) -> _Plan:
-    kept = _read_by_derivatives(wanted, numbers)
-    with not_recording():
-        graph = Graph(leaves, wanted + kept)
-        # Parameters of their own: a leaf that requires grad keeps its history, which the compiler must not see.
-        graph = rebuild(graph, without_python, [Value(v.type) for v in leaves])
-        executable = compiled(graph)
-    return _Plan(executable, tuple([numbers[v] for v in kept]))
-
-
-def without_python(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
-    if isinstance(operation.definition, CustomGradient):
-        return operands[: operation.definition.results]
-    return None
-
-
-def _read_by_derivatives(wanted: list[Value], numbers: dict[Value, int]) -> list[Value]:
-    """Pending values that the derivative of `wanted` reads: kept, lest `backward` computes "
-    "the forward again."""
-    roots = [v for v in wanted if v.requires_grad and v.owner is not None and not _freed(v)]
-    if not roots:
-        return []
-    inside = set(numbers)
-    roots = [v for v in roots if v in inside]
-    with not_recording():
-        try:
-            seeds = [Value(v.type) for v in roots]
-            cotangents = reverse(roots, seeds, python=False)
-        except Exception:  # an operation without a derivative: backward will say so, observing need not
-            return []
-        stop = inside | set(seeds)
-        gradient = Graph((), [ct for v, ct in cotangents.items() if _is_leaf(v)])
-        read: dict[Value, None] = {}
-        stack = list(gradient.results)
-        seen: set[Value] = set()
-        while stack:
-            value = stack.pop()
-            if value in seen:
-                continue
-            seen.add(value)
-            if value in stop:
-                if value in inside and value.data is None and value not in wanted:
-                    read[value] = None
-            elif value.owner is not None:
-                stack.extend(value.owner.operands)
-    return [v for v in sorted(read, key=numbers.__getitem__) if not isinstance(v.owner.definition, Constant)]  # type: ignore[union-attr]
-
-
-def _freed(value: Value) -> bool:
-    return isinstance(value.hooks, Meta) and value.hooks.freed
-
-
-def _is_leaf(value: Value) -> bool:
-    return value.owner is None or (isinstance(value.hooks, Meta) and value.hooks.leaf)
-
-
-def compiled(graph: Graph, weights: int = 0) -> Any:
-    """The switch between compiled code and the interpreter; the compiler loads when it is first needed.
-
-    The last `weights` parameters keep their content from call to call: `weights.hold` takes it, and calls give what that
-    returns as a second argument.
-    """
-    if options.current().interpret:
-        return Interpreted(graph)
-    from flambeau.execution import ArrayExecutable, DynamicExecutable
-
-    static = all(isinstance(d, int) for p in graph.parameters for d in p.type.shape)  # type: ignore[attr-defined]
-    return ArrayExecutable(graph, weights) if static else DynamicExecutable(graph, weights)
-
-
-class Interpreted:
-    """A graph run by the operations' own NumPy rules: slow, and independent of code generation."""
-
-    overwrites = ()
-    layouts = ()
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.reads = range(len(graph.parameters))
-
-    def hold(self, arrays: list[Any], laid_out: list[Any]) -> list[Any]:
-        return arrays
-
-    def __call__(self, arrays: list[Any], held: Sequence[Any] = (), into: Any = None) -> list[Any]:
-        with not_recording():
-            found = interpreter.evaluate(self.graph, [*arrays, *held])
-        return [np.require(a, requirements="C").reshape(a.shape) for a in found]

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from numpy import empty
 
 from flambeau import profiler
 from flambeau.compiled_code import CompiledCode, compiled
@@ -26,12 +27,12 @@ Array = np.ndarray[Any, Any]
 
 class Held:
     """What stays the same between calls: `pointers` are an executable's arguments behind those that a call gives (weights,
-    what was prepared from them, literals); `keep` is their memory."""
+    what was prepared from them, literals); `keep` is their memory. Another one has another `token`."""
 
-    __slots__ = ("pointers", "keep")
+    __slots__ = ("pointers", "keep", "token")
 
     def __init__(self, pointers: list[int], keep: Any) -> None:
-        self.pointers, self.keep = pointers, keep
+        self.pointers, self.keep, self.token = pointers, keep, object()
 
 
 class Executable:
@@ -95,17 +96,13 @@ class Executable:
     def run_into(
         self,
         inputs: Sequence[Array],
-        types: Sequence[tuple[Any, tuple[int, ...]]],
+        types: Sequence[tuple[tuple[int, ...], Any]],
         into: Mapping[int, Array],
         dims: Sequence[int] = (),
         held: Held | None = None,
     ) -> list[Array]:
-        """The results, of these dtypes and shapes; result n in the array `into[n]`, where that is given."""
-        allocate = self.executor.allocator.allocate
-        outputs = [
-            into[n] if n in into else as_numpy(allocate(dtype.itemsize * prod(shape)), dtype, shape)
-            for n, (dtype, shape) in enumerate(types)
-        ]
+        """The results, of these shapes and dtypes; result n in the array `into[n]`, where that is given."""
+        outputs = _outputs(self, types, into)
         pointers = [address_of(a) for a in inputs] + (held or self.unheld).pointers
         self.executor.check(self.executor(pointers, dims, [address_of(a) for a in outputs]))
         return outputs
@@ -174,7 +171,6 @@ class ArrayExecutable:
         "reads",
         "_call",
         "_results",
-        "_run",
         "_small",
         "_unheld",
     )
@@ -184,9 +180,8 @@ class ArrayExecutable:
         self.hold, self.overwrites = self.executable.hold, self.executable.overwrites
         self.layouts, self.reads = self.executable.layouts, self.executable.reads
         types = [tensor_of(r) for r in graph.results]
-        self._results = [(t.element.numpy, t.shape) for t in types]
-        self._call = self.executable.executor
-        self._run = self.executable.executor.run
+        self._results = [(t.shape, t.element.numpy) for t in types]
+        self._call = self.executable.executor.call_on
         self._unheld = self.executable.unheld
         # NumPy's own memory is quicker to come by than the allocator's where no page has to be kept for reuse.
         self._small = all(byte_size(r) <= SMALL for r in graph.results)
@@ -195,19 +190,26 @@ class ArrayExecutable:
         self, arrays: Sequence[Array], held: Held | None = None, into: Mapping[int, Array] | None = None
     ) -> list[Array]:
         if into:
-            return self.executable.run_into(arrays, self._results, into, (), held)
-        pointers = [address_of(a) for a in arrays]
-        pointers += (held or self._unheld).pointers
-        if not self._small:
-            buffers = self._run(pointers)
-            return [
-                as_numpy(b, dtype, shape) for b, (dtype, shape) in zip(buffers, self._results, strict=True)
-            ]
-        outputs = [np.empty(shape, dtype) for dtype, shape in self._results]
-        status = self._call(pointers, (), [address_of(a) for a in outputs])
-        if status:
-            self._call.check(status)
+            outputs = _outputs(self.executable, self._results, into)
+        elif self._small:
+            outputs = [empty(shape, dtype) for shape, dtype in self._results]
+        else:
+            outputs = _outputs(self.executable, self._results, {})
+        if held is None:
+            held = self._unheld
+        self._call(arrays, held.pointers, held.token, outputs)
         return outputs
+
+
+def _outputs(
+    executable: Executable, results: Sequence[tuple[tuple[Any, ...], Any]], into: Mapping[int, Array]
+) -> list[Array]:
+    """Arrays for the results: those of `into` where it has one, else new ones."""
+    allocate = executable.executor.allocator.allocate
+    return [
+        into[n] if n in into else as_numpy(allocate(dtype.itemsize * prod(shape)), dtype, shape)
+        for n, (shape, dtype) in enumerate(results)
+    ]
 
 
 class DynamicExecutable:
@@ -227,7 +229,7 @@ class DynamicExecutable:
     ) -> list[Array]:
         dims = self.executable.dims_of([a.shape for a in arrays])
         names = dict(zip(self._names, dims, strict=True))
-        types = [(t.element.numpy, tuple([evaluate(d, names) for d in t.shape])) for t in self._results]
+        types = [(tuple([evaluate(d, names) for d in t.shape]), t.element.numpy) for t in self._results]
         return self.executable.run_into(arrays, types, into or {}, dims, held)
 
 

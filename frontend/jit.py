@@ -20,18 +20,20 @@ from collections.abc import Callable, Mapping, Sequence
 from sys import getrefcount
 from typing import Any
 
-from flambeau import dtypes, evaluation
+from flambeau import dtypes, evaluation, planning
 from flambeau.compiler.ir.core import Graph, Value, rebuild, topological
 from flambeau.compiler.ir.dims import Dim
 from flambeau.compiler.ir.types import TensorType
 from flambeau.compiler.ir.types import tensor as tensor_type
 from flambeau.dynamic import Family, Pattern, without_sizes
-from flambeau.evaluation import TraceError, content, not_recording, state
+from flambeau.evaluation import TraceError, content, state
 from flambeau.guards import Reach
+from flambeau.planning import not_recording
+from flambeau.recent import Recent
 from flambeau.reverse import Meta, is_leaf
 from flambeau.runtime.buffer import is_sole
 from flambeau.storage import Cell, replacements
-from flambeau.tensor import Tensor, new_tensor, read
+from flambeau.tensor import Tensor, known_tensor, new_tensor, read
 from flambeau.tracing import Trace
 from flambeau.weights import hold
 
@@ -68,7 +70,7 @@ class _Entry:
     """One compiled run: where its inputs come from and where its outputs go."""
 
     def __init__(self) -> None:
-        self.executable: Any = None  # of `evaluation.compiled`; None if there are no outputs
+        self.executable: Any = None  # of `planning.compiled`; None if there are no outputs
         self.cells: list[Cell | int] = []  # a captured cell, or the number of a tensor argument
         self.weights: list[Cell] = []  # captured cells that are read only, of which a preparation is kept
         self.held: tuple[list[tuple[Cell, Value]], Any] | None = (
@@ -91,6 +93,7 @@ class _Entry:
         self.types: list[Any] = []  # types of the outputs
         self.dynamic = False  # may they be symbolic?
         self.result: Any = None
+        self.computes = False  # does it nothing but compute results of known types?
 
     def fits(self) -> bool:
         """Are the captured cells and gradients as they were when this was compiled?"""
@@ -138,6 +141,8 @@ class _Entry:
 
     def run(self, arguments: Sequence[Tensor]) -> Any:
         """Call the executable and put everything in its place."""
+        if self.computes:
+            return self._computed(arguments)
         cells = [_root(arguments[c]._cell) if isinstance(c, int) else c for c in self.cells]
         arrays = [_content(cell) for cell in cells]
         for source, element in self.providers:
@@ -177,6 +182,20 @@ class _Entry:
         if self.result[0] == "leaf":
             return _returned(self.result[1], outputs, arguments)
         return _unflatten(self.result, lambda leaf: _returned(leaf, outputs, arguments))
+
+    def _computed(self, arguments: Sequence[Tensor]) -> Any:
+        """`run` where nothing is written: results from arguments and captured cells, of known types."""
+        arrays = []
+        for place in self.cells:
+            cell: Cell = _root(arguments[place]._cell) if isinstance(place, int) else place
+            array = cell.value.data if cell.parent is None else None
+            arrays.append(_content(cell) if array is None else array)
+        held = self.held
+        made = self.executable(arrays, held[1] if held else self.hold())
+        if self.result[0] == "leaf":
+            return known_tensor(self.types[0], made[0])
+        tensors = [known_tensor(kind, array) for kind, array in zip(self.types, made)]
+        return _unflatten(self.result, lambda leaf: tensors[leaf[1]])
 
     def _reused(self, cells: list[Cell], arrays: list[Any]) -> dict[int, Any]:
         """Memory that results may have: that of the state which they replace, and of the last call's gradients, where
@@ -265,6 +284,13 @@ def _tree(x: Any, leaf: Callable[[Tensor], Any]) -> Any:
     return "leaf", ("constant", x)
 
 
+def _marks(tree: Any) -> list[Any]:
+    """The leaves of a tree."""
+    found: list[Any] = []
+    _unflatten(tree, found.append)
+    return found
+
+
 def _unflatten(tree: Any, leaf: Callable[[Any], Any]) -> Any:
     if tree[0] == "leaf":
         return leaf(tree[1])
@@ -276,10 +302,55 @@ def _unflatten(tree: Any, leaf: Callable[[Any], Any]) -> Any:
 
 # -- compiling ---------------------------------------------------------------------------------------------------------
 
-_EXECUTABLES: dict[tuple[Graph, int], Any] = {}
+_EXECUTABLES: Recent[tuple[Graph, int], Any] = Recent(512)
 #: Calls in a row, each with other weights than the last, after which it is better to prepare nothing.
 RENEWALS = 4
+#: Entries of one signature, which differ in what they found in the cells that they read; the last ones are kept.
+ENTRIES = 8
 _CHANGING: weakref.WeakSet[Cell] = weakref.WeakSet()
+
+
+class _Signature:
+    """What a call had that ran `entry`, if its arguments were tensors only, each with memory of its own: an equal one is
+    known without a description of it (`Compiled._key`)."""
+
+    __slots__ = ("entry", "kinds", "grad", "dtype", "modules", "training")
+
+    def __init__(self, entry: _Entry, tensors: Sequence[Tensor], key: Any, reach: Reach) -> None:
+        self.entry = entry
+        self.kinds = [(t._cell.value.type, t._cell.value.requires_grad) for t in tensors]
+        _, self.grad, self.dtype, *self.training = key
+        self.modules = reach.modules
+
+    @staticmethod
+    def of(entry: _Entry, args: tuple[Any, ...], key: Any, reach: Reach) -> _Signature | None:
+        """None for arguments of another kind."""
+        for x in args:
+            if not isinstance(x, Tensor) or x._chain is not None or x._cell.parent is not None:
+                return None
+        if len({x._cell for x in args}) != len(args):
+            return None
+        return _Signature(entry, args, key, reach)
+
+    def takes(self, args: tuple[Any, ...], grad: bool, reach: Reach | None) -> bool:
+        """Has a call with these arguments the same signature?"""
+        if len(args) != len(self.kinds) or grad is not self.grad or reach is None or not reach.stands():
+            return False
+        for x, (kind, flows) in zip(args, self.kinds):
+            if not isinstance(x, Tensor) or x._chain is not None:
+                return False
+            cell = x._cell
+            value = cell.value
+            if cell.parent is not None or value.type is not kind or value.requires_grad is not flows:
+                return False
+        if len(args) > 1 and len({x._cell for x in args}) != len(args):
+            return False
+        if len(self.modules) != len(self.training):  # others have been reached since
+            return False
+        for module, training in zip(self.modules, self.training):
+            if module.training is not training:
+                return False
+        return dtypes.get_default_dtype() is self.dtype
 
 
 class Compiled:
@@ -292,10 +363,15 @@ class Compiled:
         self._direct: set[Any] = set()
         self._families: dict[Any, Family] = {}
         self._reach: Reach | None = None
+        self._last: _Signature | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if state.trace is not None:  # inside another trace: part of it
+        now = state.now
+        if now.trace is not None:  # inside another trace: part of it
             return self.function(*args, **kwargs)
+        last = self._last
+        if last is not None and not kwargs and last.takes(args, now.grad, self._reach) and last.entry.fits():
+            return last.entry.run(args)
         tensors: list[Tensor] = []
         numbers: dict[Cell, int] = {}
         described = [_flatten(a, tensors, numbers) for a in args]
@@ -307,6 +383,8 @@ class Compiled:
         key = self._key(described, reach)
         for entry in self._entries.get(key, ()):
             if entry.fits():
+                if not kwargs:
+                    self._last = _Signature.of(entry, args, key, reach)
                 return entry.run(tensors)
         if key in self._direct:
             return self.function(*args, **kwargs)
@@ -329,6 +407,7 @@ class Compiled:
 
     def _look_again(self, args: Any, kwargs: Any) -> Reach:
         """At the first call, and when a captured module or name is another one: then what was compiled is of no use."""
+        self._last = None
         self._entries.clear()
         self._direct.clear()
         self._families.clear()
@@ -343,7 +422,7 @@ class Compiled:
         except (
             Exception
         ) as error:  # whatever a symbolic size does to the user's code: one size at a time, then
-            evaluation.explain(f"{self.function!r} is compiled for each size: {error}")
+            planning.explain(f"{self.function!r} is compiled for each size: {error}")
             return None
         return None if survivors is not None or observed else entry
 
@@ -358,7 +437,9 @@ class Compiled:
             self._direct.add(key)
             return self.function(*args, **kwargs)
         if survivors is None:
-            self._entries.setdefault(key, []).append(entry)
+            entries = self._entries.setdefault(key, [])
+            entries.append(entry)
+            del entries[:-ENTRIES]
         return entry.run(tensors)
 
     def _capture(
@@ -380,8 +461,7 @@ class Compiled:
             observed = True
         finally:
             state.trace = None
-            state.pending.clear()  # everything was computed before; what the trace made exists only in the executable
-            state.recorded = 0
+            state.now.forget()  # everything was computed before; what the trace made exists only in the executable
         assert self._reach is not None
         self._reach.add(trace.modules)
         self._reach.settle()
@@ -448,6 +528,11 @@ def _finish(trace: _Trace, tensors: list[Tensor], returned: list[Any]) -> tuple[
     parameters += [v for v, _, _ in trace.providers]
     parameters += [trace.inputs[cell][1] for cell in entry.weights]
     _compile_into(entry, parameters, results)
+    entry.computes = (
+        not (entry.providers or entry.written or entry.gradients or entry.dynamic)
+        and entry.executable is not None
+        and all(kind == "output" for kind, _ in _marks(entry.result))
+    )
     entry.places = set(entry.cells)
     allowed = set(getattr(entry.executable, "overwrites", ()))
     for result, (where, _) in enumerate(entry.written):
@@ -503,11 +588,11 @@ def _compile_into(entry: _Entry, parameters: list[Value], results: list[Value]) 
         return
     with not_recording():
         graph = Graph([*parameters, *constants], results)
-        graph = rebuild(graph, evaluation.without_python, [Value(v.type) for v in graph.parameters])
+        graph = rebuild(graph, planning.without_python, [Value(v.type) for v in graph.parameters])
         entry.executable = _EXECUTABLES.get((graph, kept))
         if entry.executable is None:
-            evaluation.statistics.compilations += 1
-            entry.executable = _EXECUTABLES[graph, kept] = evaluation.compiled(graph, kept)
+            planning.statistics.compilations += 1
+            entry.executable = _EXECUTABLES[graph, kept] = planning.compiled(graph, kept)
 
 
 def _fill_survivors(

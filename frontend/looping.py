@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flambeau import evaluation
+from flambeau import evaluation, planning
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.autograd_ops import CustomGradient, StopGradient
 from flambeau.compiler.dialects.graph.scan import Scan
@@ -212,7 +212,7 @@ def _closed(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value
     if isinstance(operation.definition, CustomGradient):
         if flows:
             raise RuntimeError("combine_fn must not use an autograd.Function through which derivatives flow")
-        return evaluation.without_python(operation, operands)
+        return planning.without_python(operation, operands)
     if not flows or isinstance(operation.definition, StopGradient):
         return None
     if any(r.requires_grad or not build.element_of(r).is_float for r in operation.results):

@@ -15,12 +15,13 @@ from flambeau.compiler.dialects.graph import pointwise_arithmetic as arithmetic
 from flambeau.compiler.dialects.graph.comparison_logic import Convert
 from flambeau.compiler.dialects.graph.shape import BroadcastInDim
 from flambeau.compiler.ir import types as ir
-from flambeau.compiler.ir.core import Value
+from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.dims import Dim
-from flambeau.compiler.ir.types import ElementType
+from flambeau.compiler.ir.types import ElementType, TensorType
 from flambeau.evaluation import record
 from flambeau.runtime.buffer import copied
-from flambeau.tensor import Tensor, method, read, wrap, write
+from flambeau.tape import Recorded, Rule, caller_place, location_of, state
+from flambeau.tensor import Tensor, fresh, made, method, read, wrap, write
 
 #: A `Dim` is a size of a tensor whose shape is symbolic: an integer that each run knows.
 _NUMBERS = (int, float, bool, np.generic, Dim)
@@ -162,6 +163,79 @@ def deliver(result: Value, name: str, out: Tensor | None) -> Tensor:
 _ADD, _SUB, _MUL, _DIV = arithmetic.Add(), arithmetic.Subtract(), arithmetic.Multiply(), arithmetic.Divide()
 
 
+class _WithNumber(Rule):
+    """An operation on a floating tensor and a number, which is broadcast: one value to record instead of two."""
+
+    __slots__ = ("definition", "broadcast", "number", "first", "_arrays")
+
+    def __init__(self, definition: Any, type_: TensorType, first: bool) -> None:
+        self.definition, self.first = definition, first
+        self.types = (type_,)
+        self.broadcast = BroadcastInDim(type_.shape, ())
+        self.number = ir.tensor((), type_.element)
+        self._arrays: dict[Any, Any] = {}
+
+    def value(self, number: float, flows: bool) -> Value:
+        """A number, as an input of the program. Numbers that come again share their memory, but not where derivatives flow:
+        a gradient may be the number itself, and is the user's."""
+        value = Value(self.number)
+        value.data = None if flows else self._arrays.get(number)
+        if value.data is None:
+            value.data = evaluation.array_of(number, self.number.element)
+            if not flows:
+                if len(self._arrays) > 100:
+                    self._arrays.clear()
+                self._arrays[number] = value.data
+        return value
+
+    def operation(self, value: Recorded) -> Operation:
+        x, number = value.sources
+        place = location_of(value.place)
+        if x.type is not number.type:
+            number = Operation(self.broadcast, (number,), self.types, place).result
+        operands = (number, x) if self.first else (x, number)
+        return Operation(self.definition, operands, self.types, place, results=(value,))
+
+
+def _operator(definition: Any, name: str, function: Callable[[Any, Any], Tensor], first: bool = False) -> Any:
+    """`function` as an operator: the frequent cases in few frames, all others as they are. `first`: a number comes first,
+    as the operator of its right side."""
+    rules: dict[Any, _WithNumber] = {}
+
+    def operator(self: Tensor, other: Any) -> Any:
+        now = state.now
+        if now.trace is not None:
+            return function(self, other)
+        kind = other.__class__
+        x = self._cell.value if self._chain is None and self._cell.parent is None else read(self)
+        rule: Any = definition
+        if kind is float or kind is int:
+            rule = rules.get(x.type)
+            if rule is None:
+                if x.type.element.kind != "float":  # type: ignore[attr-defined]
+                    return function(self, other)
+                if len(rules) > 1000:
+                    rules.clear()
+                rule = rules[x.type] = _WithNumber(definition, x.type, first)  # type: ignore[arg-type]
+            if other == 0 or other == 1:  # rules like to know these
+                return function(self, other)
+            flows = now.grad and x.requires_grad
+            y = rule.value(other, flows)
+        elif isinstance(other, Tensor):
+            y = other._cell.value if other._chain is None and other._cell.parent is None else read(other)
+            if y.type is not x.type or x.type.element is ir.i1:  # type: ignore[attr-defined]
+                return function(self, other)
+            flows = now.grad and (x.requires_grad or y.requires_grad)
+        else:
+            return function(self, other)
+        value = now.apply_pair(rule, x, y, flows, caller_place(2))
+        if flows:
+            value.hooks = name
+        return fresh(now, value)
+
+    return operator
+
+
 def _scaled(b: Any, alpha: Any) -> Any:
     return b if alpha == 1 else mul(b, alpha) if isinstance(b, Tensor) else b * alpha
 
@@ -200,38 +274,45 @@ def _div(a: Any, b: Any, rounding_mode: str | None = None) -> Value:
     )
 
 
-@method("add", "__add__")
+@method("add")
 def add(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
     """input + alpha * other"""
     return deliver(_add(input, _scaled(other, alpha)), "Add", out)
 
 
-@method("__radd__")
 def _radd(self: Tensor, other: Any) -> Tensor:
     return wrap(_add(self, other), "Add")
 
 
-@method("sub", "__sub__", "subtract")
+@method("sub", "subtract")
 def sub(input: Any, other: Any, *, alpha: Any = 1, out: Tensor | None = None) -> Tensor:
     """input - alpha * other"""
     return deliver(_sub(input, _scaled(other, alpha)), "Sub", out)
 
 
-@method("__rsub__")
 def _rsub(self: Tensor, other: Any) -> Tensor:
     return wrap(_sub(other, self), "RsubBackward1" if not isinstance(other, Tensor) else "Rsub")
 
 
-@method("mul", "__mul__", "__rmul__", "multiply")
+@method("mul", "multiply")
 def mul(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
     """input * other"""
     return deliver(_mul(input, other), "Mul", out)
 
 
-@method("div", "__truediv__", "true_divide", "divide")
+@method("div", "true_divide", "divide")
 def div(input: Any, other: Any, *, rounding_mode: str | None = None, out: Tensor | None = None) -> Tensor:
     """input / other; integers become floats unless `rounding_mode` is "floor" or "trunc"."""
     return deliver(_div(input, other, rounding_mode), "Div", out)
+
+
+method("__add__")(_operator(_ADD, "Add", add))
+method("__radd__")(_operator(_ADD, "Add", _radd))
+method("__sub__")(_operator(_SUB, "Sub", sub))
+method("__rsub__")(_operator(_SUB, "RsubBackward1", _rsub, True))
+method("__mul__")(_operator(_MUL, "Mul", mul))
+method("__rmul__")(_operator(_MUL, "Mul", mul))
+method("__truediv__")(_operator(_DIV, "Div", div))
 
 
 @method("__rtruediv__")
@@ -272,6 +353,8 @@ def pow(input: Any, exponent: Any, *, out: Tensor | None = None) -> Tensor:
     """input to the power of exponent; small whole exponents become products."""
     if isinstance(input, Tensor) and not isinstance(exponent, Tensor):
         x = read(input)
+        if exponent == 2 and x.type.element.kind != "bool" and exponent.__class__ is int and out is None:  # type: ignore[attr-defined]
+            return made(_MUL, "Pow", input, input)
         if isinstance(exponent, float) and not build.element_of(x).is_float:
             x = build.convert(x, dtypes.get_default_dtype().element)
         if not build.element_of(x).is_float and exponent < 0:
@@ -289,9 +372,9 @@ def _power(x: Value, exponent: Any) -> Value:
     if element is ir.i1:
         x = build.convert(x, ir.i64)
     if exponent == 2:
-        return build.mul(x, x)
+        return record(_MUL, x, x)
     if exponent == 3:
-        return build.mul(build.mul(x, x), x)
+        return record(_MUL, record(_MUL, x, x), x)
     if element.is_float and exponent == 0.5:
         return build.sqrt(x)
     if element.is_float and exponent == -1:

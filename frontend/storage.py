@@ -52,7 +52,7 @@ class Cell:
         if shown.requires_grad or self.leaf is not None:
             shown = evaluation.stop_gradient(shown)
         if self.leaf is not None:
-            shown.requires_grad, shown.hooks = True, self.leaf
+            evaluation.begin_history(shown, self.leaf)
         self.value = shown  # before `seen`, which tells other threads that it is there
         self.seen = base
         return shown
@@ -78,7 +78,7 @@ class Cell:
         if old.requires_grad and not (recorded and new.requires_grad):
             if is_leaf(old):
                 new = evaluation.stop_gradient(new)
-                new.requires_grad, new.hooks = True, old.hooks
+                evaluation.begin_history(new, old.hooks)
             elif new is not old:
                 source = old
                 new = record(GradientOf(recorded), evaluation.stop_gradient(new), source)
@@ -96,7 +96,7 @@ class Cell:
             own.become_leaf(meta)
             return
         value = evaluation.stop_gradient(self._read())
-        value.requires_grad, value.hooks = True, meta
+        evaluation.begin_history(value, meta)
         self.value = value
         self.leaf = meta if self.parent is not None else None
         if self.parent is not None:

@@ -15,7 +15,8 @@ from flambeau import devices, dtypes, evaluation, printing
 from flambeau.compiler import options
 from flambeau.compiler.dialects.graph.autograd_ops import Copy
 from flambeau.compiler.ir.core import Value
-from flambeau.evaluation import record, state
+from flambeau.compiler.ir.types import Type
+from flambeau.evaluation import LIMIT, record, state
 from flambeau.reverse import Meta, is_leaf, meta_of
 from flambeau.storage import (
     Cell,
@@ -27,6 +28,7 @@ from flambeau.storage import (
     strides_of,
     write_through,
 )
+from flambeau.tape import Recorder, caller_place
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -166,7 +168,7 @@ class Tensor:
         value = read(self)
         if requires_grad == value.requires_grad:
             return self
-        if requires_grad and not self.is_floating_point():
+        if requires_grad and value.type.element.kind != "float":  # type: ignore[attr-defined]
             raise RuntimeError("only Tensors of floating point dtype can require gradients")
         if not requires_grad:
             if not is_leaf(value):
@@ -279,7 +281,7 @@ class Tensor:
         value = here(self._cell).value
         if value.requires_grad and is_leaf(value):
             new = evaluation.stop_gradient(new)
-            new.requires_grad, new.hooks = True, value.hooks
+            evaluation.begin_history(new, value.hooks)
         replacements.note(self._cell)
         self._cell = Cell(new)
         self._chain = self._base = None
@@ -441,6 +443,60 @@ def new_tensor(cell: Cell, chain: Chain | None = None) -> Tensor:
     tensor._cell, tensor._chain = cell, chain
     tensor._base = tensor._cached = tensor._grad = None
     return tensor
+
+
+def fresh(now: Recorder, value: Value) -> Tensor:
+    """A tensor of a value that was recorded just now: what `wrap` does, in one frame."""
+    cell: Cell = _new(Cell)
+    cell.value, cell.version = value, 0
+    cell.parent = cell.seen = cell.leaf = cell.through = None
+    tensor: Tensor = _new(Tensor)
+    tensor._cell = cell
+    tensor._chain = tensor._base = tensor._cached = tensor._grad = None
+    now.pending.append(weakref.ref(cell))
+    if now.recorded > LIMIT:
+        evaluation.sync()
+    elif options._current.eager:
+        evaluation.evaluate((value,))
+    return tensor
+
+
+_new = object.__new__
+
+
+def known_tensor(kind: Type, array: np.ndarray[Any, Any]) -> Tensor:
+    """A new tensor of known content, outside traces."""
+    value: Value = _new(Value)
+    value.type, value.owner, value.index, value.number = kind, None, 0, -1
+    value.data, value.requires_grad, value.hooks = array, False, None
+    cell: Cell = _new(Cell)
+    cell.value, cell.version = value, 0
+    cell.parent = cell.seen = cell.leaf = cell.through = None
+    tensor: Tensor = _new(Tensor)
+    tensor._cell = cell
+    tensor._chain = tensor._base = tensor._cached = tensor._grad = None
+    return tensor
+
+
+def made(definition: Any, name: str, *tensors: Tensor) -> Tensor:
+    """One operation of the given tensors, with one result; `name` is what `grad_fn` prints."""
+    now = state.now
+    values = tuple([read(t) for t in tensors])
+    if now.trace is not None:
+        return wrap(record(definition, *values), name)
+    flows = False
+    if now.grad:
+        for v in values:
+            if v.requires_grad:
+                flows = True
+                break
+    value = now.apply(definition, values, flows, caller_place(2))
+    if flows:
+        if value.type.element.kind == "float":  # type: ignore[attr-defined]
+            value.hooks = name
+        else:
+            value.requires_grad = False
+    return fresh(now, value)
 
 
 def wrap(value: Value, name: str | None = None) -> Tensor:

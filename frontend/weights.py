@@ -15,7 +15,8 @@ from typing import Any
 from flambeau import evaluation
 from flambeau.compiler.dialects.graph.base import GraphOp
 from flambeau.compiler.ir.core import Operation, Value, create
-from flambeau.evaluation import content, not_recording
+from flambeau.evaluation import content
+from flambeau.planning import not_recording
 from flambeau.runtime.buffer import allocator, is_sole
 
 #: Fewer bytes than this are not worth giving back.
@@ -26,7 +27,7 @@ _forms: weakref.WeakKeyDictionary[Value, dict[GraphOp, weakref.ref[Value]]] = we
 
 
 def hold(executable: Any, values: Sequence[Value]) -> Any:
-    """The last parameters of `executable` (of `evaluation.compiled`) for the calls to come: `values`, prepared.
+    """The last parameters of `executable` (of `planning.compiled`) for the calls to come: `values`, prepared.
 
     One weight after the other, so that there is never more than one of them twice.
     """

@@ -225,6 +225,9 @@ def _address_reader() -> Callable[[np.ndarray[Any, Any]], int]:
 address_of = _address_reader()
 """The address of an array's first element."""
 
+READS_POINTERS = address_of.__name__ == "from_object"
+"""Whether an array's data pointer is where NumPy's binary interface has it."""
+
 
 def from_numpy(array: np.ndarray[Any, Any]) -> Buffer:
     """A buffer that borrows a C-contiguous array's memory. Raises ValueError for any other layout."""

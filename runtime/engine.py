@@ -99,9 +99,15 @@ class Engine:
         return {name: native.address(name) for name in abi.NATIVE_FUNCTIONS}
 
     def _compile_native(self) -> LoadedModule:
-        # Code generation only: the text is written as the optimiser would leave it.
+        return self.add_text(abi.pool_ir(self.triple, abi.EXTERNAL), None, abi.NATIVE_FUNCTIONS)
+
+    def add_text(
+        self, text: str, symbols: Mapping[str, int] | None = None, exports: Iterable[str] = ()
+    ) -> LoadedModule:
+        """Compiles LLVM IR for this machine and links it, see `add_object`. Code generation only: the text is written as
+        the optimiser would leave it."""
         llvm = self._llvm
-        module = llvm.parse_assembly(abi.pool_ir(self.triple, abi.EXTERNAL), llvm.create_context())
+        module = llvm.parse_assembly(text, llvm.create_context())
         module.verify()
         target = llvm.Target.from_triple(self.triple)
         machine = target.create_target_machine(
@@ -113,7 +119,7 @@ class Engine:
         )
         object_code = machine.emit_object(module)
         builder = llvm.JITLibraryBuilder().add_object_img(object_code)
-        return self._link(builder, None, abi.NATIVE_FUNCTIONS, len(object_code))
+        return self._link(builder, symbols, exports, len(object_code))
 
     def _link(
         self, builder: Any, symbols: Mapping[str, int] | None, exports: Iterable[str], size: int

@@ -10,10 +10,15 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from flambeau.runtime import threads
 from flambeau.runtime.abi import Status
-from flambeau.runtime.buffer import Allocator, Buffer, size_class
+from flambeau.runtime.buffer import Allocator, Buffer, address_of, size_class
 from flambeau.runtime.buffer import allocator as default_allocator
+from flambeau.runtime.caller import ARENA, caller
+
+Array = np.ndarray[Any, Any]
 
 Sizes = Sequence[int] | Callable[[Sequence[int]], Sequence[int]]
 """Bytes of each output: fixed, or a function of the symbolic dimensions' values."""
@@ -46,6 +51,20 @@ class _Frame:
         self.arena = 0 if self.keep is None else self.keep.ptr
 
 
+class _Record:
+    """What `caller.call` reads beside the arrays: one call in flight has it, and a small arena. `token` and `pool` say what
+    is in it."""
+
+    __slots__ = ("words", "token", "pool", "keep")
+
+    def __init__(
+        self, address: int, n_inputs: int, pointers: Sequence[int], token: object, pool: int
+    ) -> None:
+        self.words = np.array([address, n_inputs, 0, pool, len(pointers), *pointers], np.uint64)
+        self.token, self.pool = token, pool
+        self.keep: Buffer | None = None
+
+
 class Executor:
     """One compiled entry, ready to call; re-entrant, from any number of threads.
 
@@ -70,6 +89,7 @@ class Executor:
         "_frames",
         "_pack_args",
         "_pack_dims",
+        "_records",
     )
 
     def __init__(
@@ -102,6 +122,7 @@ class Executor:
         self._pack_args = struct.Struct(f"={n_inputs + n_outputs}Q").pack_into
         self._pack_dims = struct.Struct(f"={n_dims}q").pack_into
         self._frames: list[_Frame] = []
+        self._records: list[_Record] = []
 
     def __call__(self, input_ptrs: Sequence[int], dims: Sequence[int], output_ptrs: Sequence[int]) -> int:
         """Runs the entry on the process's thread pool; returns its `Status`. The caller keeps all memory alive.
@@ -136,6 +157,47 @@ class Executor:
         if status:
             raise ExecutionError(status, self.name)
         return outputs
+
+    def call_on(
+        self, inputs: Sequence[Array], pointers: Sequence[int], token: object, outputs: Sequence[Array]
+    ) -> None:
+        """Runs an entry without dimensions on arrays, where `pointers` are its inputs behind `inputs`; `token` is another
+        one whenever they are others. Raises ExecutionError unless it returns OK."""
+        call = caller()
+        if call is None:
+            addresses = [address_of(a) for a in inputs]
+            self.check(self([*addresses, *pointers], (), [address_of(a) for a in outputs]))
+            return
+        pool = threads._pool if self.parallel else 0
+        if pool is None:
+            pool = threads.default_pool()
+        # A record of one's own: another thread, or a signal handler, may call in the middle of this call.
+        try:
+            record = self._records.pop()
+            if record.token is not token or record.pool != pool:
+                record = self._record(len(inputs), pointers, token, pool)
+        except IndexError:
+            record = self._record(len(inputs), pointers, token, pool)
+        size = self._arena_class
+        if size == 0:
+            status = call(record.words, *inputs, *outputs)
+        else:
+            record.words[ARENA] = arena = self.allocator.acquire(size)
+            try:
+                status = call(record.words, *inputs, *outputs)
+            finally:
+                self.allocator.release(arena, size)
+        self._records.append(record)
+        if status:
+            raise ExecutionError(status, self.name)
+
+    def _record(self, n_inputs: int, pointers: Sequence[int], token: object, pool: int) -> _Record:
+        assert isinstance(self.arena_bytes, int)
+        record = _Record(self.address, n_inputs, pointers, token, pool)
+        if self._arena_class == 0 and self.arena_bytes:
+            record.keep = self.allocator.allocate(self.arena_bytes)
+            record.words[ARENA] = record.keep.ptr
+        return record
 
     def check(self, status: int) -> None:
         """Raises ExecutionError unless `status` is OK."""

@@ -21,9 +21,10 @@ class Value:
 
     `data` belongs to whoever evaluates graphs: the concrete content (a runtime buffer) once it is known.
     `requires_grad` belongs to autograd: whether derivatives flow through this value. `hooks` likewise.
+    `number` belongs to whoever records a program: which of its values this is.
     """
 
-    __slots__ = ("type", "owner", "index", "data", "requires_grad", "hooks", "__weakref__")
+    __slots__ = ("type", "owner", "index", "data", "requires_grad", "hooks", "number", "__weakref__")
 
     def __init__(
         self, type: Type, owner: Operation | None = None, index: int = 0, requires_grad: bool = False
@@ -34,6 +35,19 @@ class Value:
         self.data: Any = None
         self.requires_grad = requires_grad
         self.hooks: Any = None
+        self.number = -1
+
+    @property
+    def definition(self) -> OpDef | None:
+        """The definition of the operation that makes it, if one does."""
+        owner = self.owner
+        return None if owner is None else owner.definition
+
+    @property
+    def sources(self) -> tuple[Value, ...]:
+        """What it was recorded from; for most values, its operation's operands."""
+        owner = self.owner
+        return () if owner is None else owner.operands
 
     def __repr__(self) -> str:
         return f"<{self.owner.definition.name if self.owner else 'value'}: {self.type}>"
@@ -43,6 +57,7 @@ class Operation:
     """A node: a definition applied to operands. `location` is (file, line), a `Location` or None."""
 
     __slots__ = ("definition", "operands", "results", "regions", "_location")
+    results: tuple[Value, ...]
 
     def __init__(
         self,
@@ -52,11 +67,14 @@ class Operation:
         location: Any = None,
         regions: Sequence[Region] = (),
         requires_grad: bool = False,
+        results: tuple[Value, ...] = (),
     ) -> None:
         self.definition = definition
         self.operands = tuple(operands)
-        if len(result_types) == 1:
-            self.results: tuple[Value, ...] = (Value(result_types[0], self, 0, requires_grad),)
+        if results:  # values that exist already and get their operation late
+            self.results = results
+        elif len(result_types) == 1:
+            self.results = (Value(result_types[0], self, 0, requires_grad),)
         else:
             self.results = tuple([Value(t, self, i, requires_grad) for i, t in enumerate(result_types)])
         self._location = location

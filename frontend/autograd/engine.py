@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from flambeau.autograd.derivative import derivative_of
 from flambeau.autograd.modes import set_grad_enabled
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.ir.core import Value
 from flambeau.evaluation import state, stop_gradient
 from flambeau.reverse import Meta, is_leaf, meta_of, reverse
 from flambeau.storage import Cell
+from flambeau.tape import caller_place
 from flambeau.tensor import Tensor, new_tensor, read, wrap
 
 
@@ -60,8 +62,8 @@ def _free(roots: Sequence[Value]) -> None:
         if is_leaf(root):
             continue
         meta = meta_of(root)
-        if meta.name is None and root.owner is not None:
-            meta.name = root.owner.definition.name.rpartition(".")[2].title().replace("_", "")
+        if meta.name is None and root.definition is not None:
+            meta.name = root.definition.name.rpartition(".")[2].title().replace("_", "")
         meta.freed = True
         if root.data is not None:
             root.owner = None
@@ -77,6 +79,10 @@ def backward(
     """Adds the gradients of `tensors` to `.grad` of the leaves that they depend on (or of `inputs` alone)."""
     roots = _listed(tensors)
     given = _listed(grad_tensors) if grad_tensors is not None else [None] * len(roots)
+    if not create_graph and inputs is None and given == [None] and _backward_again(read(roots[0])):
+        if not retain_graph:
+            _free([read(roots[0])])
+        return
     with set_grad_enabled(create_graph):
         seeds = _seeds(roots, given)
         values = [read(t) for t in roots]
@@ -94,6 +100,28 @@ def backward(
                         hook(tensor)
     if not (create_graph if retain_graph is None else retain_graph):
         _free(values)
+
+
+def _backward_again(root: Value) -> bool:
+    """The common case, where the derivative may be known from the last time and nobody watches it at work; False if not."""
+    now = state.now
+    if now.trace is not None or not root.requires_grad:
+        return False
+    derivative = derivative_of(root)
+    if derivative is None:
+        return False
+    gradients = derivative.of(root, now, caller_place(2))
+    if gradients is None:
+        return False
+    before, now.grad = now.grad, False
+    try:
+        for leaf, gradient in gradients:
+            tensor = leaf.hooks.tensor() if leaf.hooks.tensor is not None else None
+            if tensor is not None:
+                _accumulate(tensor, gradient, False)
+    finally:
+        now.grad = before
+    return True
 
 
 def _accumulate(tensor: Tensor, ct: Value, create_graph: bool) -> None:

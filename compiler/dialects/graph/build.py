@@ -69,13 +69,12 @@ def element_of(x: Value) -> ElementType:
 
 def splat_value(x: Value) -> Any:
     """The number that every element of `x` is known to be (seen through broadcasts and reshapes), or None."""
-    while x.owner is not None:
-        definition = x.owner.definition
+    while (definition := x.definition) is not None:
         if isinstance(definition, Constant):
             return definition.literal.splat
         if definition.name not in ("graph.broadcast_in_dim", "graph.reshape", "graph.transpose"):
             return None
-        x = x.owner.operands[0]
+        x = x.sources[0]
     return None
 
 

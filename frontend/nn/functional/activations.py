@@ -8,13 +8,15 @@ from flambeau.compiler.dialects.graph import composites_activation as activation
 from flambeau.compiler.dialects.graph.composites_nn import Dropout
 from flambeau.dtypes import dtype as DType
 from flambeau.evaluation import record
-from flambeau.nn.functional.common import in_place, recorded
-from flambeau.tensor import Tensor, axis, method, read, wrap, write
+from flambeau.nn.functional.common import in_place
+from flambeau.tensor import Tensor, axis, made, method, read, wrap, write
+
+_RELU = activation.Relu()
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """max(x, 0)"""
-    return in_place(input, recorded(activation.Relu(), "Relu", input), inplace)
+    return in_place(input, made(_RELU, "Relu", input), inplace)
 
 
 @method("relu_")
@@ -25,55 +27,55 @@ def relu_(input: Tensor) -> Tensor:
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """x where x > 0, else negative_slope * x."""
-    return in_place(input, recorded(activation.LeakyRelu(negative_slope), "LeakyRelu", input), inplace)
+    return in_place(input, made(activation.LeakyRelu(negative_slope), "LeakyRelu", input), inplace)
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x where x > 0, else alpha (exp(x) - 1)."""
-    return in_place(input, recorded(activation.Elu(alpha), "Elu", input), inplace)
+    return in_place(input, made(activation.Elu(alpha), "Elu", input), inplace)
 
 
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
     """ELU with the constants of G. Klambauer et al., 2017."""
     definition = activation.Elu(1.6732632423543772848170429916717, 1.0507009873554804934193349852946)
-    return in_place(input, recorded(definition, "Elu", input), inplace)
+    return in_place(input, made(definition, "Elu", input), inplace)
 
 
 def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """max(0, x) + min(0, alpha (exp(x / alpha) - 1))"""
-    return in_place(input, recorded(activation.Elu(alpha, 1.0, 1 / alpha), "Celu", input), inplace)
+    return in_place(input, made(activation.Elu(alpha, 1.0, 1 / alpha), "Celu", input), inplace)
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """x times the normal distribution function at x, exactly or by the "tanh" approximation."""
     if approximate not in ("none", "tanh"):
         raise RuntimeError("approximate argument must be either none or tanh.")
-    return recorded(activation.Gelu(approximate), "Gelu", input)
+    return made(activation.Gelu(approximate), "Gelu", input)
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """x sigmoid(x)"""
-    return in_place(input, recorded(activation.Silu(), "Silu", input), inplace)
+    return in_place(input, made(activation.Silu(), "Silu", input), inplace)
 
 
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """x tanh(softplus(x))"""
-    return in_place(input, recorded(activation.Mish(), "Mish", input), inplace)
+    return in_place(input, made(activation.Mish(), "Mish", input), inplace)
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     """log(1 + exp(beta x)) / beta; x itself where beta x > threshold."""
-    return recorded(activation.Softplus(beta, threshold), "Softplus", input)
+    return made(activation.Softplus(beta, threshold), "Softplus", input)
 
 
 def logsigmoid(input: Tensor) -> Tensor:
     """log(sigmoid(x))"""
-    return recorded(activation.LogSigmoid(), "LogSigmoid", input)
+    return made(activation.LogSigmoid(), "LogSigmoid", input)
 
 
 def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
     """x limited to [min_val, max_val]."""
-    return in_place(input, recorded(activation.Hardtanh(min_val, max_val), "Hardtanh", input), inplace)
+    return in_place(input, made(activation.Hardtanh(min_val, max_val), "Hardtanh", input), inplace)
 
 
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
@@ -83,12 +85,12 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """(x + 3) / 6 limited to [0, 1]."""
-    return in_place(input, recorded(activation.Hardsigmoid(), "Hardsigmoid", input), inplace)
+    return in_place(input, made(activation.Hardsigmoid(), "Hardsigmoid", input), inplace)
 
 
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """x hardsigmoid(x)"""
-    return in_place(input, recorded(activation.Hardswish(), "Hardswish", input), inplace)
+    return in_place(input, made(activation.Hardswish(), "Hardswish", input), inplace)
 
 
 def sigmoid(input: Tensor) -> Tensor:

@@ -8,13 +8,7 @@ from typing import Any
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.ir.core import Value
 from flambeau.compiler.ir.types import ElementType
-from flambeau.evaluation import record
 from flambeau.tensor import Tensor, read, wrap, write
-
-
-def recorded(definition: Any, name: str, *tensors: Tensor) -> Tensor:
-    """One operation of the given tensors; `name` is what `grad_fn` prints."""
-    return wrap(record(definition, *[read(t) for t in tensors]), name)
 
 
 def in_place(target: Tensor, result: Tensor, inplace: bool) -> Tensor:

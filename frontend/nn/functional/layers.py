@@ -14,12 +14,20 @@ from flambeau.compiler.ir import dims
 from flambeau.compiler.ir import types as ir
 from flambeau.compiler.ir.core import Value
 from flambeau.evaluation import record
-from flambeau.nn.functional.common import each, recorded, shifted
-from flambeau.tensor import Tensor, read, wrap
+from flambeau.nn.functional.common import each, shifted
+from flambeau.tensor import Tensor, made, read, wrap
+
+_LINEAR = Linear()
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input @ weight.T + bias: input (…, in), weight (out, in), bias (out)."""
+    x, w = read(input).type, read(weight).type
+    if len(w.shape) == 2 and x.shape[-1:] == w.shape[1:] and x.element is w.element:  # type: ignore[attr-defined]
+        flat = len(x.shape) == 2  # type: ignore[attr-defined]
+        if bias is None:
+            return made(_LINEAR, "Mm" if flat else "UnsafeView", input, weight)
+        return made(_LINEAR, "Addmm" if flat else "View", input, weight, bias)
     if weight.ndim == 1:
         product = linalg.matmul(input, weight)
         return product if bias is None else product + bias  # type: ignore[operator, no-any-return]
@@ -33,9 +41,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         raise RuntimeError(
             f"mat1 and mat2 must have the same dtype, but got {input.dtype} and {weight.dtype}"
         )
-    if bias is None:
-        return recorded(Linear(), "Mm" if input.ndim == 2 else "UnsafeView", input, weight)
-    return recorded(Linear(), "Addmm" if input.ndim == 2 else "View", input, weight, bias)
+    return made(_LINEAR, "View", input, weight)  # says what is wrong with the weight
 
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -68,7 +74,7 @@ def embedding(
             # 1e-7 as in ATen's embedding_renorm_
             weight.index_copy_(0, index, taken * (max_norm / (norms + 1e-7)).clamp_max(1))  # type: ignore[attr-defined]
     definition = Embedding(-1 if padding_idx is None else padding_idx)
-    found = recorded(definition, "Embedding", weight, input)
+    found = made(definition, "Embedding", weight, input)
     if not scale_grad_by_freq:
         return found
     times = build.zeros(ir.tensor((rows,), build.element_of(read(weight))))

@@ -1,0 +1,317 @@
+"""What a repeated program costs and what it must not change: walks, kept derivatives, values without operations."""
+
+from __future__ import annotations
+
+import gc
+import math
+import threading
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import flambeau as fb
+from flambeau import evaluation, planning, tape
+from flambeau.autograd import derivative
+from flambeau.compiler.dialects.graph.shape import Reshape
+from flambeau.recent import Recent
+from flambeau.runtime import caller, executor
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """How often graphs were looked at: structures computed, derivatives made."""
+    counts = {"structure": 0, "reverse": 0}
+    structure, reverse = planning.structure, derivative.reverse
+
+    def counting_structure(wanted: Any) -> Any:
+        counts["structure"] += 1
+        return structure(wanted)
+
+    def counting_reverse(*arguments: Any) -> Any:
+        counts["reverse"] += 1
+        return reverse(*arguments)
+
+    monkeypatch.setattr(planning, "structure", counting_structure)
+    monkeypatch.setattr(derivative, "reverse", counting_reverse)
+    return counts
+
+
+def test_a_repeated_program_is_not_looked_at_again(counted: dict[str, int]) -> None:
+    found = []
+    for i in range(4):
+        x = fb.tensor([1.0 + i, 2.0], requires_grad=True)
+        y = (x * 1.5 + x**2).sum()
+        y.backward()
+        found.append((y.item(), x.grad.tolist()))
+        if i == 0:
+            before = dict(counted)
+    assert counted == before
+    for i, (y, grad) in enumerate(found):
+        a, b = 1.0 + i, 2.0
+        assert y == pytest.approx(a * 1.5 + a * a + b * 1.5 + b * b)
+        assert grad == pytest.approx([1.5 + 2 * a, 1.5 + 2 * b])
+
+
+def test_another_program_is_another_one() -> None:
+    """Programs that differ in one operand, one flag, one number, or in what is wanted of them."""
+    for _ in range(3):
+        x, y = fb.tensor([1.0, 2.0]), fb.tensor([10.0, 20.0])
+        assert (x * y - x).tolist() == [9, 38]
+        x, y = fb.tensor([1.0, 2.0]), fb.tensor([10.0, 20.0])
+        assert (x * y - y).tolist() == [0, 20]
+        x, y = fb.tensor([1.0, 2.0]), fb.tensor([10.0, 20.0])
+        assert (x * x - y).tolist() == [-9, -16]
+        assert (x * 3.0 - 2.0).tolist() == [1, 4]
+        assert (x * 4.0 - 3.0).tolist() == [1, 5]
+        assert (3.0 - x * 2.0).tolist() == [1, -1]
+        a = x + y
+        b = a * 2.0
+        assert (a.tolist(), b.tolist()) == ([11, 22], [22, 44])
+        a = x + y
+        b = a * 2.0
+        del a
+        assert b.tolist() == [22, 44]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_gradients_after_a_look_at_the_loss(first: bool) -> None:
+    for i in range(3):
+        x = fb.tensor([1.0 + i, 2.0], requires_grad=True)
+        hidden = x * x
+        loss = (hidden * hidden).sum()
+        if first:
+            assert loss.item() == pytest.approx((1.0 + i) ** 4 + 16)
+        loss.backward()
+        assert x.grad.tolist() == pytest.approx([4 * (1.0 + i) ** 3, 32])
+
+
+def test_hooks_and_retained_gradients_see_the_second_pass_too() -> None:
+    for m in (fb, torch):
+        for i in range(4):
+            seen: list[Any] = []
+            x = m.tensor([1.0, 2.0], requires_grad=True)
+            hidden = x * 3.0
+            if i == 2:
+                hidden.register_hook(lambda g: g * 10)
+            if i == 3:
+                hidden.retain_grad()
+                x.register_hook(lambda g, seen=seen: seen.append(g.tolist()))
+                x.register_post_accumulate_grad_hook(lambda t, seen=seen: seen.append(t.grad.tolist()))
+            (hidden * hidden).sum().backward()
+            scale = 10 if i == 2 else 1
+            assert x.grad.tolist() == [18 * scale, 36 * scale]
+            if i == 3:
+                assert hidden.grad.tolist() == [6, 12] and seen == [[18, 36], [18, 36]]
+
+
+def test_a_graph_is_freed_by_its_backward_each_time() -> None:
+    for m in (fb, torch):
+        for i in range(3):
+            x = m.tensor([1.0, 2.0], requires_grad=True)
+            y = (x * x).exp().sum()
+            y.backward(retain_graph=i == 1)
+            if i == 1:
+                y.backward()
+                assert x.grad[0].item() == pytest.approx(4 * math.e)
+            with pytest.raises(RuntimeError, match="second time"):
+                y.backward()
+
+
+def test_gradients_add_up_and_belong_to_who_has_them() -> None:
+    for m in (fb, torch):
+        x = m.tensor([1.0, 2.0], requires_grad=True)
+        kept = []
+        for i in range(3):
+            (x * x * float(i + 2)).sum().backward()
+            kept.append(x.grad.clone().tolist())
+        assert kept == [[4, 8], [10, 20], [18, 36]]
+        w = m.tensor(3.0, requires_grad=True)
+        for _ in range(3):
+            w.grad = None
+            (w * 1.5).backward()  # the gradient is the number itself
+            assert w.grad.item() == 1.5
+            (w + 2.5).backward()
+            assert w.grad.item() == 2.5
+
+
+def test_history_from_before_the_last_evaluation() -> None:
+    for m in (fb, torch):
+        for _ in range(3):
+            x = m.tensor([1.0, 2.0], requires_grad=True)
+            hidden = x * x
+            hidden.detach().numpy()
+            (hidden * hidden * 0.5).sum().backward()
+            assert x.grad.tolist() == [2, 16]
+
+
+def test_writes_in_place_in_a_repeated_program() -> None:
+    for m in (fb, torch):
+        w = m.tensor([1.0, 2.0], requires_grad=True)
+        for _ in range(4):
+            a = w * 2.0
+            a[0] = 5.0
+            a.mul_(w)
+            with m.no_grad():
+                a.add_(1.0)
+            a.sum().backward()
+            with m.no_grad():
+                w -= w.grad * 0.1
+            w.grad = None
+        assert w.requires_grad and w.is_leaf
+        result = w.detach().tolist()
+        if m is fb:
+            ours = result
+    assert ours == pytest.approx(result)
+
+
+NUMBERS = [2, -3, 0, 1, True, 0.5, -0.0, 1.0, math.inf, -math.inf, math.nan, 1e30, 10**40, 7.25e-40]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool", "float16"])
+def test_numbers_beside_tensors(dtype: str) -> None:
+    for number in NUMBERS:
+        for name in (
+            "__add__",
+            "__radd__",
+            "__sub__",
+            "__rsub__",
+            "__mul__",
+            "__rmul__",
+            "__truediv__",
+            "__rtruediv__",
+        ):
+            results = []
+            for m in (fb, torch):
+                x = m.tensor([[0, 1], [2, 3]]).to(getattr(m, dtype))
+                try:
+                    y = getattr(x, name)(number)
+                    results.append((str(y.dtype).rpartition(".")[2], y.numpy()))
+                except (RuntimeError, TypeError, OverflowError) as error:
+                    results.append((type(error).__mro__[-3], None))
+            (ours, a), (theirs, b) = results
+            if b is None or (isinstance(number, int) and abs(number) > 2**63):
+                continue
+            if dtype == "float16" and number in (1e30, 10**40, 7.25e-40):  # PyTorch's numbers stay wide
+                continue
+            assert ours == theirs, (name, number)
+            np.testing.assert_array_equal(a, b, err_msg=f"{name} {number}")
+            if a.dtype.kind == "f":
+                np.testing.assert_array_equal(np.signbit(a[a == 0]), np.signbit(b[b == 0]))
+
+
+def test_numbers_beside_scalars_parameters_and_subclasses() -> None:
+    p = fb.nn.Parameter(fb.tensor(2.0))
+    assert type(p * 3.0) is fb.Tensor and (p * 3.0).item() == 6 and (3.0 - p).item() == 1
+    (p * 3.0 + p).backward()
+    assert p.grad.item() == 4
+    assert (fb.tensor([1.0]) + np.float64(2)).dtype == fb.float32
+
+
+def test_recorded_values_go_with_the_last_reference() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        x = fb.ones(3)
+        fb.sync()
+        for _ in range(2):  # compiling makes operations, once
+            y = x * 2.0
+            z = y + x
+            value = weakref.ref(y._cell.value)
+            del y
+            assert value() is not None
+            assert z.tolist() == [3, 3, 3]
+        assert value() is None
+        for _ in range(2):
+            w = fb.ones(3, requires_grad=True)
+            loss = (w * w).sum()
+            values = [weakref.ref(v) for v in (loss._cell.value, *loss._cell.value.sources)]
+            loss.backward()
+            assert w.grad.tolist() == [2, 2, 2]
+            del loss
+        assert all(v() is None for v in values)
+    finally:
+        gc.enable()
+
+
+def test_an_operation_knows_its_place() -> None:
+    x = fb.tensor([1.0, 2.0])
+    y = x * 2.0 - x
+    owner = y._cell.value.owner
+    assert owner is not None and owner.location is not None and owner.location.file == __file__
+    assert owner.operands[0].owner.location.line == owner.location.line
+    assert owner.results == (y._cell.value,)
+    with pytest.raises(RuntimeError, match=r"test_recording\.py"):
+        evaluation.record(Reshape((3,)), y._cell.value)
+    assert (x * 2.0 - x).tolist() == [1, 2]
+
+
+def test_threads_share_tensors_and_keep_their_walks_apart() -> None:
+    x, failures = fb.tensor([1.0, 2.0]), []
+
+    def work(scale: float) -> None:
+        for i in range(150):
+            a = x * scale
+            b = a + x
+            expected = [scale + 1, 2 * scale + 2]
+            if i % 3 == 0:
+                c = b * x
+                expected = [expected[0], 2 * expected[1]]
+            else:
+                c = b
+            if c.tolist() != expected:
+                failures.append((scale, i, c.tolist()))
+
+    threads = [threading.Thread(target=work, args=(float(s),)) for s in range(2, 6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failures
+
+
+def test_another_thread_computes_what_is_pending() -> None:
+    for _ in range(3):
+        x = fb.tensor([1.0, 2.0])
+        a = x * 3.0
+        b = a + 2.0
+        found: list[Any] = []
+        other = threading.Thread(target=lambda a=a, found=found: found.append((a - 1.0).tolist()))
+        other.start()
+        other.join()
+        assert found == [[2, 5]] and (b * a).tolist() == [15, 48]
+
+
+def test_the_tree_of_walks_does_not_grow_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tape, "STEPS", 50)
+    x = fb.arange(40.0)
+    for i in range(120):
+        assert (x[i % 20 : i % 20 + 3] * 2.0 + 1.0)[0].item() == 2 * (i % 20) + 1
+        assert tape.tree.steps <= 50
+
+
+def test_recent_forgets_what_was_not_asked_for() -> None:
+    kept: Recent[int, str] = Recent(2)
+    kept[1], kept[2] = "a", "b"
+    assert kept.get(1) == "a"
+    kept[3] = "c"
+    assert (kept.get(1), kept.get(2), kept.get(3), len(kept)) == ("a", None, "c", 2)
+
+
+def test_calls_without_the_native_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = fb.compile(lambda x, y: (x * y + 2.0, x - y))
+    x, y = fb.tensor([1.0, 2.0]), fb.tensor([3.0, 5.0])
+    assert caller.caller() is not None
+    fast = [t.tolist() for t in step(x, y)]
+    monkeypatch.setattr(executor, "caller", lambda: None)
+    assert [t.tolist() for t in step(x, y)] == fast == [[5, 12], [-2, -3]]
+
+
+def test_results_are_new_memory_at_each_call() -> None:
+    step = fb.compile(lambda x: x * 2.0)
+    kept = [step(fb.tensor([float(i)] * 5000)) for i in range(5)]
+    assert [t[0].item() for t in kept] == [0, 2, 4, 6, 8]
+    small = [step(fb.tensor([float(i), 0.0])) for i in range(5)]
+    assert [t[0].item() for t in small] == [0, 2, 4, 6, 8]
