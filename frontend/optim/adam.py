@@ -47,8 +47,9 @@ class Adam(Optimizer):
         for p, state, step in self._counted(params):
             if id(step) not in corrections:
                 t = step.to(dtypes.float64)  # PyTorch computes these in Python's double precision
-                corrections[id(step)] = lr / (1 - b1**t), (1 - b2**t).sqrt()
-            step_size, root = corrections[id(step)]
+                root = (1 - b2**t).sqrt()
+                corrections[id(step)] = lr / (1 - b1**t) * root, eps * root
+            step_size, floor = corrections[id(step)]
             g = gradient_of(p, group["maximize"])
             if decay != 0:
                 if group["decoupled_weight_decay"]:
@@ -64,7 +65,8 @@ class Adam(Optimizer):
                     state["max_exp_avg_sq"] = self._zeros(p)
                 second = state["max_exp_avg_sq"]
                 second.copy_(maximum(second, v))
-            p.sub_(m * step_size / (second.sqrt() / root + eps))
+            # The formula's fraction, both sides times the root: one division an element less.
+            p.sub_(m * step_size / (second.sqrt() + floor))
 
 
 class AdamW(Adam):
