@@ -36,12 +36,17 @@ def lower_blocked_convolution(ctx: LoweringContext, operation: Operation, worksp
     _Blocked(ctx, operation).emit(workspace)
 
 
+#: Bytes of a result from which on its lines are prefetched: less stays in the caches from one kernel to the next.
+FROM_AFAR = 1 << 18
+
+
 @dataclass(frozen=True)
 class _Ahead:
-    """Tile number `tile` of the `tiles` of a task."""
+    """Tile number `tile` of the `tiles` of a task, whose pixels begin at `left`."""
 
     tile: Index
     tiles: int
+    left: Index
 
 
 class _Blocked:
@@ -70,6 +75,11 @@ class _Blocked:
         size = ConvolutionSize(self.batch, self.space, op.features, _number(w.shape[1]))
         self.tile = choose_tile(size, self.accumulator, cpu, _number(w.shape[2]))
         self.blocks = _number(w.shape[0])
+        self.l2 = cpu.l2
+        #: Are the result, and what the epilogue reads of its size, in memory or a cache that is almost as far?
+        count = self.result.size
+        small = isinstance(count, int) and count * self.result.element.itemsize < FROM_AFAR
+        self.ends_in_memory = not small and self.tile.images == 1
         #: Is the kernel so large that it comes from memory, or from a cache that is almost as far?
         self.fetches = math.prod([_number(d) for d in w.shape]) * self.accumulator.itemsize > cpu.l2 // 4
         canonical = (op.input_batch, op.input_feature, *op.input_spatial) == tuple(range(x.rank))
@@ -189,7 +199,7 @@ class _Blocked:
             left = at[-1] * tile.strip
             width = minimum(self.space[-1] - left, tile.strip) if self.space[-1] % tile.strip else tile.strip
             place = (*at[2:-2], y, left) if len(self.space) > 1 else (left,)
-            totals = self._totals(source, block, image, place, width)
+            totals = self._totals(source, block, image, place, width, first + image)
             self._store(totals, block, first + image, place, width, (skip_image, skip_y))
 
     @property
@@ -198,7 +208,7 @@ class _Blocked:
         return -(-self.tile.strip // self.tile.columns) * self.tile.columns
 
     def _totals(
-        self, source: Value, block: Index, image: Index, place: tuple[Index, ...], width: Index
+        self, source: Value, block: Index, image: Index, place: tuple[Index, ...], width: Index, made: Index
     ) -> Value:
         """A task's sums, pixel by pixel: of some input features at a time for all tiles, so that what they read of the input
         and of the kernel is in the caches when the next tile reads it."""
@@ -216,7 +226,9 @@ class _Blocked:
                 at = [*place[:-1], place[-1] + x]
                 if len(place) > 1:
                     at[-2] = at[-2] + row * tile.rows
-                ahead = _Ahead(row * -(-tile.strip // tile.columns) + number, tiles)
+                ahead = _Ahead(row * -(-tile.strip // tile.columns) + number, tiles, place[-1])
+                if self.ends_in_memory:
+                    self._fetch_results(block, made, place, low // chunk * tiles + ahead.tile, ahead.tiles)
                 sums = self._sums(source, block, image, at, low, high, ahead)
                 # A last tile that starts earlier has a place of its own all the same, since it is added to.
                 self._add(
@@ -330,6 +342,7 @@ class _Blocked:
 
         def several(channel: Index, sums: list[Value]) -> list[Value]:
             self._fetch(block, channel, low, ahead)
+            self._fetch_pixels(source, image, channel, place, ahead)
             return nested(channel, unroll, {}, sums)
 
         sums = [b.zero(self.accumulator, tile.lanes)] * (tile.pixels * tile.vectors)
@@ -356,6 +369,47 @@ class _Blocked:
         kernel = self.ctx.b.flat(self.ctx.memory[self.w])
         for n in range(each):
             b.prefetch(kernel, (behind + (number + n) * line,), locality=2)
+
+    def _fetch_pixels(
+        self, source: Value, image: Index, channel: Index, place: Sequence[Index], ahead: _Ahead
+    ) -> None:
+        """Ask for the pixels of a large image that the next task reads, a strip further on, of the input features that this
+        one reads now: pieces of many rows, which the hardware does not foresee."""
+        tile, unroll, itemsize = self.tile, self._unroll, self.accumulator.itemsize
+        far = self.op.pointwise and self.channels * self.space[0] * itemsize > self.l2 // 2
+        if not far or tile.strip == self.space[0]:
+            return
+        line = max(1, 64 // itemsize)
+        lines = -(-tile.strip // line)
+        each = -(-unroll * lines // ahead.tiles)
+        buffer = self.ctx.b.flat(source)
+        start = (image * self.channels + channel) * self.space[0] + ahead.left + tile.strip
+        for n in range(each):
+            number = ahead.tile * each + n
+            at = start + number // lines * self.space[0] + number % lines * line
+            self.b.prefetch(buffer, (at,), locality=2)
+
+    def _fetch_results(
+        self, block: Index, image: Index, place: tuple[Index, ...], number: Index, tiles: int
+    ) -> None:
+        """Ask for what the epilogue of the task reads and writes, such as the other operand of a sum: each tile, each time
+        that it is its turn (`number`), for its share."""
+        tile, ctx = self.tile, self.ctx
+        line = max(1, 64 // self.result.element.itemsize)
+        lines = -(-tile.strip * tile.down // line)
+        turns = tiles * -(-self.channels // self._chunk)
+        each = -(-tile.block * lines // turns)
+
+        def ask(n: Index, _: list[Value]) -> None:
+            at = minimum(number * each + n, tile.block * lines - 1)
+            feature = minimum(block * tile.block + at // lines, self.op.features - 1)
+            pixel = minimum(at % lines * line, tile.strip * tile.down - 1)
+            for buffer, index, written in ctx.touched(
+                self.made, self._index(image, feature, place, 0, pixel)
+            ):
+                self.b.prefetch(buffer, index, written, locality=2)
+
+        self.b.for_(0, each, 1, ask)
 
     @property
     def _unroll(self) -> int:
@@ -492,8 +546,16 @@ class _Blocked:
         y: Index,
         x: Index,
     ) -> None:
+        ctx = self.ctx
+        total = Scalar(ctx.b.load(scratch, (source,)), self.accumulator)
+        at = self._index(image, feature, place, y, x)
+        ctx.finish(self.made, at, ctx.e.convert(total, self.result.element))
+
+    def _index(
+        self, image: Index, feature: Index, place: tuple[Index, ...], y: Index, x: Index
+    ) -> tuple[Index, ...]:
         """The result at pixel `x` from row `y` of the task on, counted through the rows if there is more than one."""
-        ctx, op = self.ctx, self.op
+        op = self.op
         index: list[Index] = [0] * self.result.rank
         index[op.output_batch], index[op.output_feature] = image, feature
         if op.pointwise:
@@ -507,9 +569,7 @@ class _Blocked:
                 pixel = (*place[:-2], place[-2] + y, pixel[-1])
         for axis, digit in zip(op.output_spatial, pixel, strict=True):
             index[axis] = digit
-        at = tuple(0 if extent == 1 else i for extent, i in zip(self.result.shape, index, strict=True))
-        total = Scalar(ctx.b.load(scratch, (source,)), self.accumulator)
-        ctx.finish(self.made, at, ctx.e.convert(total, self.result.element))
+        return tuple([0 if extent == 1 else i for extent, i in zip(self.result.shape, index, strict=True)])
 
 
 def _number(extent: Index) -> int:

@@ -36,6 +36,7 @@ CASES: dict[str, tuple[Convolution, Shape, Shape]] = {
     "a wide window, strided": (convolution_of(2, 2, 3), (1, 4, 45, 30), (24, 4, 7, 7)),
     "read where it lies": (convolution_of(2), (2, 9, 12, 19), (16, 9, 3, 2)),
     "strides and dilations": (convolution_of(2, (2, 3), (2, 1), (3, 2)), (2, 6, 19, 40), (18, 6, 3, 3)),
+    "a large result": (convolution_of(2, 2, 1), (2, 40, 59, 61), (72, 40, 3, 3)),
     "rows of several tiles": (convolution_of(2, 1, 1), (1, 50, 5, 28), (32, 50, 3, 3)),
     "one tap, strided": (convolution_of(2, (2, 3)), (1, 20, 9, 31), (32, 20, 1, 1)),
     "rows in strips": (convolution_of(2, 1, 1), (1, 18, 3, 211), (64, 18, 3, 3)),
@@ -109,6 +110,7 @@ POINTWISE: dict[str, tuple[Shape, Shape]] = {
     "several images a tile": ((7, 150, 3), (50, 150, 1)),
     "three dimensions": ((2, 260, 3, 2, 5), (33, 260, 1, 1, 1)),
     "large kernel": ((1, 320, 4, 4), (850, 320, 1, 1)),
+    "large image and result": ((1, 200, 29, 31), (80, 200, 1, 1)),
 }
 
 
