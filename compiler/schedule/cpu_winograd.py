@@ -21,6 +21,8 @@ BLOCK = 32
 SLOTS = 16
 #: Rows of a register tile below which a tile is not worth it.
 FEWEST_ROWS = 4
+#: Sums that must be under way for the multipliers to be busy.
+FEWEST_SUMS = 7
 #: What a panel costs beside each of its rows, in rows.
 FEW_ROWS = 1
 
@@ -70,11 +72,21 @@ def panel(height: int, width: int, lanes: int, cpu: CpuShape) -> tuple[int, int]
 
 
 def vectors_of(features: int, rows: int, lanes: int, cpu: CpuShape) -> int:
-    """Vectors of output features in a register tile of `rows`: they should fit the registers and divide the features; one
-    alone needs as many loads as multiplications."""
+    """Vectors of output features in a register tile of `rows`: they should fit the registers, if possible twice (for the
+    sums of a block of channels and of all), and divide the features. One alone needs as many loads as multiplications,
+    which is no loss where a load is as fast as one."""
     count = -(-features // lanes)
-    fitting = [v for v in (4, 3, 2) if rows * v + v + 2 <= cpu.registers]
-    return min([*fitting, 1], key=lambda v: -(-count // v) * v * (1.15 if v == 1 else 1.0))
+
+    def work(v: int) -> float:
+        cost: float = -(-count // v) * v
+        if v == 1 and not cpu.halved:
+            cost *= 1.15
+        if 2 * rows * v + v >= cpu.registers:
+            cost *= 1.04
+        return cost * max(1, FEWEST_SUMS / (rows * v))
+
+    fitting = [v for v in (4, 3, 2, 1) if v == 1 or rows * v + v + 2 <= cpu.registers]
+    return min(reversed(fitting) if cpu.halved else fitting, key=work)
 
 
 def schedule(
