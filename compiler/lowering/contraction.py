@@ -50,6 +50,8 @@ PACKED_RUN = 1024
 PACKED_DEPTH = 64
 #: How many k ahead a panel's lines are asked for: some kilobytes, the time that memory needs.
 FORESEEN = 128
+#: Arrays that an epilogue works on from which on it is long.
+LATE_ARRAYS = 4
 
 
 def schedule_of(
@@ -132,17 +134,24 @@ class _Direct(Tiles):
             sums = b.alloca((s.task_rows * s.task_columns,), p.accumulator)
             self.partial = relative(sums, p, im * s.task_rows, jn * s.task_columns, s.task_columns)
         packer = Packer(b, p.b, p.accumulator, s.lanes, p.inner)
+        top = im * s.task_rows
 
         def column(first: Index, depth: Index, j: Index, extent: int, valid: Index) -> None:
             vectors = -(-extent // s.lanes)
+            late = self._finishes_late(vectors, valid)
             if panel is not None:
                 packer.pack(batch, Panel(panel, 0, vectors * s.lanes, j, valid, first, depth))
 
             def row(i: Index, rows: int, valid_rows: Index) -> None:
                 place = Place(batch, i, rows, valid_rows, j, vectors, valid, first, depth)
-                self._tile(place, panel, tile)
+                self._tile(place, panel, tile, top if late else None)
 
             span(b, p.m, im, s.task_rows, s.rows, row)
+            if late:
+                place = Place(batch, top, s.rows, s.rows, j, vectors, valid, first, depth)
+                last = place.moved(s.task_rows - s.rows)
+                count = s.rows * vectors
+                b.for_(0, count, 1, lambda at, _: self.epilogue_of_vector(last, tile, at))
 
         def block(first: Index, depth: Index) -> None:
             def columns(j: Index, extent: int, valid: Index) -> None:
@@ -152,7 +161,28 @@ class _Direct(Tiles):
 
         self.k_blocks(block)
 
-    def _tile(self, place: Place, panel: Buffer | None, tile: Buffer | None) -> None:
+    def _finishes_late(self, vectors: int, valid: Index) -> bool:
+        """Does the epilogue of a tile run within the next one's loop over K? That of an optimizer's step does if K is short: its
+        divisions and roots take time in which products could be made, and no processor looks so far ahead as to see both."""
+        p, s = self.p, self.s
+        if not (p.long_store and self.vector_store and isinstance(p.m, int) and isinstance(p.k, int)):
+            return False
+        if p.touches is None or len(p.touches([0] * len(p.batch), 0, 0)) < LATE_ARRAYS:
+            return False
+        whole = p.m % s.task_rows == 0 and s.task_rows % s.rows == 0 and s.task_rows >= 2 * s.rows
+        full = vectors == 1 or (isinstance(valid, int) and valid >= vectors * s.lanes)
+        iterations = p.k // s.unroll
+        return (
+            whole
+            and full
+            and s.rows * vectors <= iterations <= 4 * s.rows * s.vectors
+            and not has_blocks(p, s)
+        )
+
+    def _tile(
+        self, place: Place, panel: Buffer | None, tile: Buffer | None, late_from: Index | None = None
+    ) -> None:
+        """One tile. `late_from`: the first row of a task whose tiles are finished late."""
         b, s, lanes = self.b, self.s, self.s.lanes
         left, right, panels = self.p.a.plain, self.p.b.plain, self.p.b.panels
         assert left is not None
@@ -175,7 +205,23 @@ class _Direct(Tiles):
                 b.prefetch(right.buffer, ahead, locality=2)
             return b.vector_load(right.buffer, at, lanes, masks[v])
 
-        self.finish(place, self.multiply(place, a_at, b_at), tile)
+        if late_from is None:
+            self.finish(place, self.multiply(place, a_at, b_at), tile)
+            return
+        before, count = place.moved(-s.rows), place.rows * place.vectors
+
+        def meanwhile(number: Index) -> None:
+            self.ask_for_epilogue(place, number)
+
+            def finish_before() -> None:
+                b.if_equal(
+                    minimum(number, count - 1), number, lambda: self.epilogue_of_vector(before, tile, number)
+                )
+
+            b.if_equal(place.i, late_from, lambda: None, finish_before)
+
+        for at, x in enumerate(self.multiply(place, a_at, b_at, meanwhile)):
+            b.vector_store(x, tile, (at * lanes,))
 
 
 class _Packed(Tiles):

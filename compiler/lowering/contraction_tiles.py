@@ -90,6 +90,10 @@ class Place:
         """Are all rows known to exist?"""
         return isinstance(self.valid_rows, int) and self.valid_rows >= self.rows
 
+    def moved(self, rows: Index) -> Place:
+        """A tile of the same kind, so many rows further down."""
+        return replace(self, i=self.i + rows)
+
     def only_row(self, r: Index) -> Place:
         """The tile's row `r` as a tile."""
         return replace(self, i=self.i + r, rows=1, valid_rows=1)
@@ -118,7 +122,7 @@ class Tiles:
         is what the sums start from."""
         s, element = self.s, self.p.accumulator
         if meanwhile is None and self.p.touches is not None:
-            meanwhile = lambda i: self._ask_for_epilogue(place, i)  # noqa: E731
+            meanwhile = lambda i: self.ask_for_epilogue(place, i)  # noqa: E731
         # LLVM would reassociate longer chains of integer additions, and then needs more registers than there are.
         unroll = s.unroll if self.p.dot is None or self.p.dot.accumulates else 1
         return outer_product_tile(
@@ -136,7 +140,7 @@ class Tiles:
             start=start,
         )
 
-    def _ask_for_epilogue(self, place: Place, number: Index) -> None:
+    def ask_for_epilogue(self, place: Place, number: Index) -> None:
         """In an iteration of the loop over K, prefetch a vector of each of the epilogue's buffers, if this is the last block,
         and of the unfinished sums; more of them where the loop is shorter than the tile is large."""
         vectors, depth = place.rows * place.vectors, place.depth
@@ -244,6 +248,15 @@ class Tiles:
             lambda: self.epilogue(place, total, tile, scratch),
             keep,
         )
+
+    def epilogue_of_vector(self, place: Place, tile: Buffer | None, number: Index) -> None:
+        """The epilogue of vector `number`, row by row, of a tile whose sums are in `tile`. All its rows and vectors exist, or it
+        has one vector a row."""
+        lanes, vectors = self.s.lanes, place.vectors
+        r, v = (number, 0) if vectors == 1 else (number // vectors, number % vectors)
+        valid = place.valid_columns if vectors == 1 else lanes
+        row = replace(place.only_row(r), j=place.j + v * lanes, vectors=1, valid_columns=valid)
+        self.epilogue(row, [self.b.vector_load(tile, (number * lanes,), lanes)], tile, number * lanes)
 
     def epilogue(self, place: Place, sums: list[Value], tile: Buffer | None, scratch: Index) -> None:
         """Stores finished sums of rows that all exist. Single elements pass through `tile` from `scratch`."""

@@ -71,6 +71,29 @@ def test_epilogues(name: str, size: tuple[int, int, int]) -> None:
     check(graph, *size)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    "size", [(256, 272, 64), (336, 264, 75), (512, 130, 128), (264, 260, 90), (288, 272, 200)], ids=str
+)
+def test_long_epilogues_run_within_the_next_tile(size: tuple[int, int, int], transposed: bool) -> None:
+    """As an optimizer's step behind a weight's gradient."""
+    m, n, k = size
+    x, w, state = (
+        Value(tensor((k, m) if transposed else (m, k), f32)),
+        Value(tensor((k, n), f32)),
+        Value(tensor((m, n), f32)),
+    )
+    product = build.dot_general(x, w, ((0,), (0,)) if transposed else ((1,), (0,)), ((), ()))
+    moment = build.add(build.mul(state, 0.9), product)
+    step = build.div(product, build.add(build.sqrt(build.abs(moment)), 0.5))
+    graph = Graph((x, w, state), [product, moment, step])
+    assert [call.kernel.family for call in fuse(graph).calls] == ["contraction"]
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(v.type.shape).astype(np.float32) for v in graph.parameters]  # type: ignore[attr-defined]
+    for actual, wanted in zip(run_graph(graph, arrays), interpreter.evaluate(graph, arrays), strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", EPILOGUES)
 def test_epilogues_of_symbolic_sizes(name: str) -> None:
     graph = graph_of(EPILOGUES[name], dim("M"), 70, dim("K"))
