@@ -12,7 +12,8 @@ from flambeau.compiler.lowering.boxes import Box, box_reads, boxes_of
 from flambeau.compiler.lowering.context import LoweringContext, tensor_of
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.probe import probe
-from flambeau.compiler.lowering.rows import Row, Stage, lower_rows
+from flambeau.compiler.lowering.row_loops import Row, Stage
+from flambeau.compiler.lowering.rows import lower_rows
 from flambeau.compiler.lowering.streaming import either_way, streamed
 from flambeau.compiler.lowering.transposing import crossing_of, lower_transposing
 from flambeau.compiler.passes.fuse import RowDomain

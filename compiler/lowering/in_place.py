@@ -13,7 +13,7 @@ from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.dims import Index
 from flambeau.compiler.lowering.context import tensor_of
 from flambeau.compiler.lowering.probe import axis_symbols, probe
-from flambeau.compiler.lowering.rows import levelled_stages
+from flambeau.compiler.lowering.row_loops import levelled_stages
 from flambeau.compiler.passes.fuse import Kernel, RowDomain, family_of
 
 #: (number of the result, number of the operand)
