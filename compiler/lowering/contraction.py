@@ -32,7 +32,15 @@ from flambeau.compiler.lowering.contraction_problem import (
     ceil_div,
     exchanged,
 )
-from flambeau.compiler.lowering.contraction_tiles import Layout, Place, Tiles, has_blocks, relative, span
+from flambeau.compiler.lowering.contraction_tiles import (
+    Layout,
+    Place,
+    Tiles,
+    has_blocks,
+    product_of,
+    relative,
+    span,
+)
 from flambeau.compiler.lowering.microkernel import dot_tile
 from flambeau.compiler.lowering.words import in_words, multiply_add, ones
 from flambeau.compiler.schedule.cpu_contraction import (
@@ -114,6 +122,10 @@ def emit(
     else:
         _Direct(b, problem, s, workspace).emit()
     return s
+
+
+#: ``at(row or column, k, mask)``: a vector along K.
+AlongDepth = Callable[[int, Index, "Value | None"], Value]
 
 
 class _Direct(Tiles):
@@ -461,15 +473,15 @@ class _Dot:
 
         span(b, p.n, at[-1], s.task_columns, s.vectors, columns)
 
-    def _reader(
-        self, operand: Operand, batch: Batch, rows: list[Index], foresee: int = 0
-    ) -> Callable[[int, Index, Value | None], Value]:
-        plain = operand.plain
+    def _reader(self, operand: Operand, batch: Batch, rows: list[Index], foresee: int = 0) -> AlongDepth:
+        plain, words = operand.plain, operand.words
         assert plain is not None
 
         def read(r: int, k: Index, mask: Value | None) -> Value:
             if foresee:
                 self.b.prefetch(plain.buffer, plain.at(batch, rows[r] + foresee, k), locality=2)
+            if words is not None:
+                return words.along_depth(self.b, batch, rows[r], k, self.s.lanes, mask is not None)
             return self.b.vector_load(plain.buffer, plain.at(batch, rows[r], k), self.s.lanes, mask)
 
         return read
@@ -488,7 +500,7 @@ class _Dot:
         b, p, s = self.b, self.p, self.s
         a_at = self._reader(p.a, batch, _existing(i, rows, valid_rows))
         b_at = self._reader(p.b, batch, _existing(j, columns, valid_columns), s.foresee)
-        sums = dot_tile(b, p.accumulator, s.lanes, rows, columns, p.k, a_at, b_at, s.unroll)
+        sums = self._sums(rows, columns, a_at, b_at)
         if tile is None:
             for at, x in enumerate(sums):
                 p.store(b.builder, batch, i + at // columns, j + at % columns, x)
@@ -503,6 +515,35 @@ class _Dot:
             b.for_(0, minimum(valid_columns, columns), 1, lambda c, _: one(r, c))
 
         b.for_(0, minimum(valid_rows, rows), 1, row)
+
+    def _sums(self, rows: int, columns: int, a_at: AlongDepth, b_at: AlongDepth) -> list[Value]:
+        """The tile's sums. What an instruction needs as a correction is the product of one more row, of ones."""
+        b, p, s, dot = self.b, self.p, self.s, self.p.dot
+        whole = None if p.a.words is None else p.a.words.whole
+        corrects = dot is not None and dot.correction != 0
+
+        def left(r: int, k: Index, mask: Value | None) -> Value:
+            return ones(b.builder, s.lanes) if r == rows else a_at(r, k, mask)
+
+        sums = dot_tile(
+            b,
+            p.accumulator,
+            s.lanes,
+            rows + corrects,
+            columns,
+            p.k,
+            left,
+            b_at,
+            s.unroll,
+            whole,
+            product_of(b, p),
+        )
+        if not corrects:
+            return sums
+        assert dot is not None
+        builder = b.builder
+        offsets = [builder.imul(x, builder.const("i32", dot.correction)) for x in sums[rows * columns :]]
+        return [builder.iadd(x, offsets[at % columns]) for at, x in enumerate(sums[: rows * columns])]
 
 
 def panel_reader(b: Emitter, panels: Panels, place: Place, lanes: int) -> Callable[[int, Index], Value]:

@@ -61,8 +61,11 @@ class WordReader(Protocol):
     def along_rows(self, b: Emitter, batch: Batch, row: Index, k: Index, lanes: int, mask: Any) -> Value:
         """Word number k of the rows from `row`, which are neighbours in memory; those in the mask, if there is one."""
 
-    def along_depth(self, b: Emitter, batch: Batch, row: Index, k: Index, lanes: int) -> Value:
-        """The words of a row from number k on, whose elements are neighbours in memory. All of them are whole."""
+    def along_depth(
+        self, b: Emitter, batch: Batch, row: Index, k: Index, lanes: int, last: bool = False
+    ) -> Value:
+        """The words of a row from number k on, whose elements are neighbours in memory. All of them are whole; of the `last`
+        ones those that are, and zeros."""
 
 
 @dataclass(frozen=True)

@@ -94,19 +94,24 @@ def dot_tile(
     a_at: Callable[[int, Index, Value | None], Value],
     b_at: Callable[[int, Index, Value | None], Value],
     unroll: int = 2,
+    whole: Index | None = None,
+    product: ProductSum | None = None,
 ) -> list[Value]:
-    """Scalars, row by row, of sum over k of a(row, k) * b(column, k); the functions give vectors along k, masked."""
+    """Scalars, row by row, of sum over k of a(row, k) * b(column, k); the functions give vectors along k, masked.
+
+    Vectors are read without a mask for k below `whole`. `product` as in `outer_product_tile`."""
+    multiply = product or (lambda x, y, z: b.multiply_add(x, y, z, element))
 
     def step(at: Index, sums: list[Value], mask: Value | None = None) -> list[Value]:
         right = [b_at(c, at, mask) for c in range(columns)]
         out = []
         for r in range(rows):
             left = a_at(r, at, mask)
-            out += [b.multiply_add(left, right[c], sums[r * columns + c], element) for c in range(columns)]
+            out += [multiply(left, right[c], sums[r * columns + c]) for c in range(columns)]
         return out
 
     sums = [b.zero(element, lanes)] * (rows * columns)
-    blocks = depth // lanes
+    blocks = (depth if whole is None else whole) // lanes
     sums = unrolled(b, blocks, unroll, lambda block, s: step(block * lanes, s), sums)
     rest = depth - blocks * lanes
     if rest != 0:

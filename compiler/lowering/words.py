@@ -47,10 +47,14 @@ class PlainWords:
 
         return joined(b.builder, part, k, self.depth, self.accumulator, self.dot, self.flip)
 
-    def along_depth(self, b: Emitter, batch: Batch, row: Index, k: Index, lanes: int) -> Value:
-        """The words of a row from number k on, whose elements are neighbours in memory. All of them are whole."""
-        dot = self.dot
-        x = b.vector_load(self.plain.buffer, self.plain.at(batch, row, k * dot.group), lanes * dot.group)
+    def along_depth(
+        self, b: Emitter, batch: Batch, row: Index, k: Index, lanes: int, last: bool = False
+    ) -> Value:
+        """The words of a row from number k on, whose elements are neighbours in memory. All of them are whole; of the `last`
+        ones those that are, and zeros."""
+        dot, first = self.dot, k * self.dot.group
+        mask = b.mask(self.depth - first, lanes * dot.group) if last else None
+        x = b.vector_load(self.plain.buffer, self.plain.at(batch, row, first), lanes * dot.group, mask)
         return word_of(b, x, self.plain.element, self.accumulator, dot, self.flip)
 
 

@@ -42,6 +42,8 @@ STREAMED_ROWS, STREAMED = 12, 16 << 10
 #: How much deeper blocks of words are: unfinished sums weigh more beside products that take less time, and A may as well
 #: come from L2.
 WORDS_DEEPER = 3
+#: Rows of A up to which words are multiplied as they lie, if they lie along K on both sides.
+WORDS_DOT = 16
 #: CPUs, by LLVM's names, that compute vectors of 512 bits in two steps of 256.
 HALVING = ("znver4",)
 #: Multiply-adds that a task should have at least.
@@ -157,6 +159,8 @@ def choose(
     if b.panel and b.panel % lanes == 0:
         return _from_panels(m, n, k, size, lanes, a, b.panel, cpu, words)
     streams, far = en * ek * size > cpu.l2 // 2, en * ek * size > 2 * cpu.l2
+    if words and a.unit_depth and b.unit_depth and ek >= lanes and (em <= WORDS_DOT or en <= 4):
+        return _streams(em, ek, size, lanes, cpu) if em <= 4 and far else _dot(em, en, lanes, cpu)
     if streams and em > STREAMED_ROWS and a.unit_depth and b.unit_row and _spread(n, k, size, a, b, cpu):
         rows, wide = dividing(m, rows), vectors * lanes
         down = balanced(-(-em // rows), SPREAD_TILES[0])
@@ -317,7 +321,7 @@ def _from_panels(
     """B is packed already. If A lies in memory it is read there: some rows of it, over all of K, stay in L2 while B's
     panels pass by. (That its rows may meet in the same sets of L1 costs less than packing it or cutting K.)"""
     vectors = width // lanes
-    rows = _panel_rows(m, vectors, cpu)
+    rows = _fitting_rows(m, vectors, cpu) if words else _panel_rows(m, vectors, cpu)
     em, ek = _assume(m), _assume(k)
     fitting = cpu.l2 // 2 // (ek * size)
     if a.plain and isinstance(k, int) and fitting >= min(em, rows):

@@ -76,6 +76,15 @@ def test_blocks_and_columns(size: tuple[int, int, int], pair: tuple[ElementType,
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
+@pytest.mark.parametrize("size", [(1, 70, 63), (3, 300, 64), (16, 33, 1030), (40, 2, 261)], ids=str)
+def test_words_where_they_lie(size: tuple[int, int, int], pair: tuple[ElementType, ElementType]) -> None:
+    """Both operands lie along K, and one has few rows: the scheme *dot*, with a last word that lacks elements."""
+    m, n, k = size
+    a, b = numbers(pair[0], m, k), numbers(pair[1], n, k)
+    check(run_graph(product(m, n, k, False, True, *pair), [a, b])[0], a, b.T)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=str)
 def test_symbolic_sizes(pair: tuple[ElementType, ElementType]) -> None:
     graph = product(dim("M"), dim("N"), dim("K"), False, True, *pair)
     for m, n, k in ((1, 1, 1), (13, 33, 66), (64, 20, 1501)):
@@ -126,7 +135,7 @@ def test_weights(
     executable = Executable(graph, made)
     before = fb.get_num_threads()
     fb.set_num_threads(threads)
-    types = [(np.dtype(np.float32 if pair[0] is bf16 else np.int32), (m, n))]
+    types = [((m, n), np.dtype(np.float32 if pair[0] is bf16 else np.int32))]
     held = executable.hold([b], [layout.definition.reference(b) for layout in made.layouts])
     (found,) = executable.run_into([a], types, {}, held=held)
     fb.set_num_threads(before)
