@@ -30,7 +30,7 @@ from flambeau.compiler.schedule.cpu_contraction import CpuShape, balanced, regis
 #: The operands' parts of them are in L2.
 PIXELS = 512
 #: Windows with more taps than this have long code.
-TAPS = 25
+TAPS = 36
 #: Pixels whose products are written out one after the other; more are a loop.
 UNROLLED = 8
 #: Bytes that are asked for together.

@@ -6,6 +6,9 @@ Input gradients of strided convolutions and transposed convolutions have a dilat
   windows added up where they overlap (`graph.overlap_add`);
 - *exchanged*: correlation commutes up to a reversal, so the kernel becomes the input and the input a dilated kernel. This is
   for kernels much larger than the result, the weight gradients of transposed convolutions.
+
+Adding is also for convolutions without dilation to a few output features, the last ones of networks that make images: a product
+with all taps at once has more rows, and reads the input once rather than once a tap.
 """
 
 from __future__ import annotations
@@ -21,12 +24,17 @@ from flambeau.compiler.dialects.graph.overlap_add import overlap_add
 from flambeau.compiler.ir.core import Graph, Operation, Value, apply, rebuild
 from flambeau.compiler.ir.dims import Index, product
 from flambeau.compiler.ir.passes import Pass
+from flambeau.compiler.ir.types import TensorType
 from flambeau.compiler.passes.split_weights import weight_bytes
 from flambeau.compiler.schedule.cpu_contraction import CpuShape
 from flambeau.compiler.schedule.cpu_small_convolution import small_convolution
 
 #: The kernel and the input are exchanged where adding would make this many products for each element of the result.
 MANY = 64
+#: Output features below which they are few, and the most rows of a product with all of their taps.
+FEW, ROWS = 8, 64
+#: Windows of more taps that do not overlap are put side by side by a transpose.
+TAPS = 64
 
 
 def undilate(graph: Graph, cpu: CpuShape | None = None, weights: Collection[Value] = ()) -> Graph:
@@ -36,11 +44,14 @@ def undilate(graph: Graph, cpu: CpuShape | None = None, weights: Collection[Valu
 
     def replace_one(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
         op = operation.definition
-        if not isinstance(op, Convolution) or all(d == 1 for d in op.lhs_dilation):
+        if not isinstance(op, Convolution):
             return None
+        x, w = operands
+        if all(d == 1 for d in op.lhs_dilation):
+            few = _has_few_features(op, build.type_of(x), build.type_of(w))
+            return (_added(op, x, w, build.shape_of(operation.results[0])[2:]),) if few else None
         if op.feature_group_count * op.batch_group_count > 1:
             return None  # the direct schedule of grouped convolutions knows where the zeros are
-        x, w = operands
         small = None if cpu is None else small_convolution(op, build.type_of(x), build.type_of(w), cpu)
         if small is not None and operation.operands[1] not in ready:
             return None
@@ -58,6 +69,24 @@ def undilate(graph: Graph, cpu: CpuShape | None = None, weights: Collection[Valu
         return (_added(op, x, w, space),)
 
     return rebuild(graph, replace_one)
+
+
+def _has_few_features(op: Convolution, x: TensorType, w: TensorType) -> bool:
+    """Is it faster to multiply by all taps first and to add the windows then?"""
+    result, order = op.infer(x, w), tuple(range(op.spatial_rank + 2))
+    numbers = (*x.shape[1:], *w.shape, *result.shape[1:])
+    if not all(isinstance(n, int) for n in numbers) or 0 in (*x.shape, *w.shape, *result.shape):
+        return False
+    if (op.output_batch, op.output_feature, *op.output_spatial) != order or op.input_spatial != order[2:]:
+        return False
+    if op.feature_group_count * op.batch_group_count > 1 or any(s != 1 for s in op.window_strides):
+        return False
+    if any(not isinstance(low, int) for low, _ in op.padding) or not x.element.is_float:
+        return False
+    features, channels = w.shape[op.kernel_output_feature], w.shape[op.kernel_input_feature]
+    taps = product([w.shape[a] for a in op.kernel_spatial])
+    assert isinstance(features, int) and isinstance(channels, int) and isinstance(taps, int)
+    return taps > 1 and features < FEW and features * taps <= min(ROWS, 2 * channels)
 
 
 def _spread(op: Convolution, x: Value, w: Value) -> Value:
@@ -104,7 +133,15 @@ def _added(op: Convolution, x: Value, w: Value, space: Sequence[Index]) -> Value
     windows = build.reshape(products, (build.shape_of(products)[0], features, *window, *images))
     # With the kernel turned around, tap k of the window at i lies at i * dilation + k - (reach - low).
     low = [(n - 1) * e - pad for n, e, (pad, _) in zip(window, op.rhs_dilation, op.padding, strict=True)]
-    summed = overlap_add(windows, space, op.lhs_dilation, op.rhs_dilation, low)
+    edges = [i * s for i, s in zip(images, op.lhs_dilation, strict=True)]
+    apart = list(window) == list(op.lhs_dilation) and all(d == 1 for d in op.rhs_dilation)
+    if apart and not any(low) and list(space) == edges and int(product(window)) > TAPS:  # type: ignore[arg-type]
+        axes = [0, 1]
+        for axis in range(rank):
+            axes += [2 + rank + axis, 2 + axis]
+        summed = build.reshape(build.transpose(windows, axes), (*build.shape_of(windows)[:2], *space))
+    else:
+        summed = overlap_add(windows, space, op.lhs_dilation, op.rhs_dilation, low)
     place = [0] * (rank + 2)
     for source, axis in enumerate((op.output_batch, op.output_feature, *op.output_spatial)):
         place[axis] = source

@@ -56,6 +56,67 @@ def test_groups_and_undilated_inputs_stay() -> None:
         assert undilate(graph).key() == graph.key()
 
 
+def test_few_output_features_are_a_product_with_all_taps() -> None:
+    op = convolution_of(2, 1, 1)
+    graph = undilate(_graph(op, (2, 32, 9, 9), (3, 32, 3, 3)))
+    assert "graph.overlap_add" in _names(graph)
+    windows = [o.definition for o in graph.operations if isinstance(o.definition, Convolution)]
+    assert [w.padding for w in windows] == [((0, 0), (0, 0))]
+    for x, w in (
+        ((2, 32, 9, 9), (8, 32, 3, 3)),  # enough for vectors
+        ((2, 8, 9, 9), (3, 8, 3, 3)),  # more rows than there are features to sum
+        ((2, 32, 9, 9), (3, 32, 1, 1)),  # a product already
+    ):
+        assert undilate(_graph(op, x, w)).key() == _graph(op, x, w).key()
+    strided = _graph(convolution_of(2, 2, 1), (2, 32, 9, 9), (3, 32, 3, 3))
+    assert undilate(strided).key() == strided.key()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.data())
+def test_values_of_few_output_features(data: st.DataObject) -> None:
+    rank = data.draw(st.integers(1, 3))
+
+    def each(low: int, high: int) -> tuple[int, ...]:
+        return tuple(data.draw(st.integers(low, high)) for _ in range(rank))
+
+    images, window = each(1, 21 if rank == 1 else 9), each(1, 9 if rank == 1 else 3)
+    op = replace(
+        convolution_of(rank),
+        padding=tuple(zip(each(-2, 4), each(-2, 4), strict=True)),
+        rhs_dilation=each(1, 2),
+        window_reversal=tuple(data.draw(st.booleans()) for _ in range(rank)),
+    )
+    batch, channels, features = (
+        data.draw(st.integers(low, high)) for low, high in ((1, 3), (30, 40), (1, 7))
+    )
+    x, w = (batch, channels, *images), (features, channels, *window)
+    graph = _graph(op, x, w)
+    assume(0 not in graph.results[0].type.shape)  # type: ignore[attr-defined]
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(-9, 10, shape).astype(np.float64) for shape in (x, w)]
+    (found,) = run_graph(graph, arrays)
+    np.testing.assert_array_equal(found, op.reference(*arrays))
+
+
+@pytest.mark.parametrize(("window", "count"), [((16, 16), (2, 3)), ((9, 11), (3, 1)), ((70,), (4,))], ids=str)
+def test_windows_side_by_side_are_a_transpose(window: tuple[int, ...], count: tuple[int, ...]) -> None:
+    rank = len(window)
+    op = replace(
+        convolution_of(rank),
+        padding=tuple((n - 1, n - 1) for n in window),
+        lhs_dilation=window,
+        window_reversal=(True,) * rank,
+    )
+    graph = _graph(op, (2, 5, *count), (3, 5, *window))
+    names = _names(undilate(graph))
+    assert "graph.transpose" in names and "graph.overlap_add" not in names
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(-9, 10, p.type.shape).astype(np.float64) for p in graph.parameters]  # type: ignore[attr-defined]
+    (found,) = run_graph(graph, arrays)
+    np.testing.assert_array_equal(found, op.reference(*arrays))
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_the_value_is_the_same(data: st.DataObject) -> None:

@@ -153,13 +153,14 @@ def _input_run(
     if last not in op.input_spatial:
         return None
     s = op.input_spatial.index(last)
-    if spatial[-1] == s and isinstance(width, int) and width >= SHORT_RUN:
-        return ("row", width)
     taps = w.shape[op.kernel_spatial[s]]
     dense = op.lhs_dilation[s] == op.rhs_dilation[s] == 1 and not op.window_reversal[s]
-    if dense and k_axes[-1] == op.kernel_spatial[s] and isinstance(taps, int) and taps >= SHORT_RUN:
-        return ("depth", taps)
-    return None
+    window = dense and k_axes[-1] == op.kernel_spatial[s] and isinstance(taps, int) and taps >= SHORT_RUN
+    if window and op.window_strides[s] > 2:  # beyond vectors of every other element
+        return ("depth", taps)  # type: ignore[return-value]
+    if spatial[-1] == s and isinstance(width, int) and width >= SHORT_RUN:
+        return ("row", width)
+    return ("depth", taps) if window else None  # type: ignore[return-value]
 
 
 def place_in_input(
