@@ -2,8 +2,8 @@
 
 A task makes one row of the result (of `overlap_add` and `window_scatter`: as many rows as the stride). *Reading* windows, it
 copies the rows that the windows see to the stack, with the padding around them, so that every tap is one vector load without
-a test; where extremes or sums are wanted, these rows are one by then. *Adding* windows, it sums taps on the stack in one
-line for each remainder by the stride, where neighbouring windows are neighbours, and interleaves the lines at the store.
+a test; where extremes or sums are wanted, these rows are one by then. *Adding* windows, it sums those that reach an element
+in registers.
 
 What has no such form (symbolic sizes, dilated operands, large windows) is computed element by element.
 """
@@ -204,22 +204,20 @@ class _Task:
 
 
 class _Adding(_Task):
-    """`overlap_add` and `window_scatter`: rows ``q * stride ... q * stride + stride - 1`` of the padded result."""
+    """`overlap_add` and `window_scatter`: each element is the sum of what the windows that reach it have there.
+
+    Elements with one remainder by the strides are reached by the same taps, so a vector of them is a sum of vectors of
+    neighbouring windows, in registers; vectors of all remainders are interleaved.
+    """
 
     def __init__(self, ctx: LoweringContext, operation: Operation, windows: Windows) -> None:
         super().__init__(ctx, operation, windows)
-        w, last = windows, windows.rows
         element = self.result.element
         self.within: ElementType = accumulator_of(element, element)
-        stride, low = w.strides[last], w.low[last]
-        #: The first position, divided by the stride, that the lines have.
-        self.start = min(0, low // stride)
-        end = max((w.reach(last) - 1) // stride, (low + w.shape[last] - 1) // stride)
-        self.pitch = self.padded(end - self.start + 1)
-        self.phases = list(itertools.product(*[range(s) for s in w.strides[:last]]))
+        self.phases = list(itertools.product(*[range(s) for s in windows.strides[: windows.rows]]))
 
     def bytes(self) -> int:
-        return (len(self.phases) + 1) * self.w.strides[-1] * self.pitch * self.within.itemsize
+        return self.w.strides[-1] * self.ctx.lanes * self.within.itemsize
 
     def emit(self) -> None:
         ctx, w, rows = self.ctx, self.w, self.w.rows
@@ -231,50 +229,99 @@ class _Adding(_Task):
         work = product(self.result.shape) * (w.taps() + 4)
         with ctx.rows((*w.lead, *counts), work) as position:
             lead = position[: len(w.lead)]
-            self._rows(lead, [q + f for q, f in zip(position[len(w.lead) :], first, strict=True)])
+            q = [at + f for at, f in zip(position[len(w.lead) :], first, strict=True)]
+            for phase in self.phases:
+                at = [i * s + p - low for i, s, p, low in zip(q, w.strides, phase, w.low, strict=False)]
 
-    def _rows(self, lead: Position, q: Sequence[Index]) -> None:
-        ctx, w, rows = self.ctx, self.w, self.w.rows
-        stride = w.strides[-1]
-        size = len(self.phases) * stride * self.pitch
-        sums = ctx.b.alloca((size,), register_type(self.within))
-        line = ctx.b.alloca((stride * self.pitch,), register_type(self.within)) if stride > 1 else sums
-        self.fill(sums, size, ctx.e.constant(0, self.within))
-        for taps in itertools.product(*[range(n) for n in w.sizes[:rows]]):
+                def row(phase: tuple[int, ...] = phase, at: list[Index] = at) -> None:
+                    self._row(lead, q, phase, at)
+
+                self.inside(at, w.shape[:rows], row)
+
+    def _row(self, lead: Position, q: Sequence[Index], phase: tuple[int, ...], at: Sequence[Index]) -> None:
+        """One row of the result, by vectors of windows: those for which some reach beyond the first or the last window, and
+        those between."""
+        ctx, w, lanes, stride = self.ctx, self.w, self.ctx.lanes, self.w.strides[-1]
+        reached: list[tuple[tuple[int, ...], list[Index], Scalar]] = []
+        for taps in itertools.product(*[range(n) for n in w.sizes[: w.rows]]):
             places = [t * d for t, d in zip(taps, w.dilations, strict=False)]
-            window = [at - p // s for at, p, s in zip(q, places, w.strides, strict=False)]
-            phase = self.phases.index(tuple([p % s for p, s in zip(places, w.strides, strict=False)]))
+            if any(p % s != r for p, s, r in zip(places, w.strides, phase, strict=False)):
+                continue
+            window = [i - p // s for i, p, s in zip(q, places, w.strides, strict=False)]
+            exists = ctx.e.constant(1, i1)
+            for position, count in zip(window, w.counts, strict=False):
+                exists = ctx.e.and_(exists, ctx.e.in_bounds(position, 0, count))
+            reached.append((taps, window, exists))
+        #: How far each tap's window is from the vector's number; of each remainder.
+        distances = [
+            [
+                (t, (r + w.low[-1]) // stride - t * w.dilations[-1] // stride)
+                for t in range(w.sizes[-1])
+                if t * w.dilations[-1] % stride == (r + w.low[-1]) % stride
+            ]
+            for r in range(stride)
+        ]
+        every = [d for taps in distances for _, d in taps]
+        extent, count = w.shape[-1], w.counts[-1]
+        total = -(-extent // (stride * lanes)) * lanes
+        low = -(-max(0, -min(every, default=0)) // lanes) * lanes
+        high = min(count - max(every, default=0), extent // stride) // lanes * lanes
+        low, high = (low, high) if low < high else (total, total)
+        line = ctx.b.alloca((stride * lanes,), register_type(self.within)) if stride > 2 else None
+        for start, stop, edge in ((0, low, True), (low, high, False), (high, total, True)):
+            if start == stop:
+                continue
+            with ctx.b.for_(start, stop, lanes) as loop:
+                with ctx.b.lanes_of(lanes) as lane:
+                    sums = [self._sum(lead, reached, taps, loop.index + lane, edge) for taps in distances]
+                self._store_vectors((*lead, *at), loop.index * stride, sums, line, edge)
 
-            def add(taps: tuple[int, ...] = taps, window: list[Index] = window, phase: int = phase) -> None:
-                self._add(sums, phase, lead, taps, window)
+    def _sum(
+        self,
+        lead: Position,
+        reached: Sequence[tuple[tuple[int, ...], list[Index], Scalar]],
+        taps: Sequence[tuple[int, int]],
+        number: Index,
+        edge: bool,
+    ) -> Value:
+        """A vector of elements with one remainder."""
+        e, nothing = self.ctx.e, self.ctx.e.constant(0, self.within)
+        total: Scalar | None = None
+        for row_taps, window, exists in reached:
+            for tap, distance in taps:
+                place = number + distance
+                condition = e.and_(exists, e.in_bounds(place, 0, self.w.counts[-1])) if edge else exists
+                x = e.guarded(
+                    condition,
+                    lambda t=(*row_taps, tap), at=(*window, place): self._contribution(lead, t, at),  # type: ignore[misc]
+                    nothing,
+                )
+                total = x if total is None else e.add(total, x)
+        return self.ctx.spread((nothing if total is None else total).value)
 
-            self.inside(window, w.counts[:rows], add)
-        for number, phase_at in enumerate(self.phases):
-            at = [i * s + p - low for i, s, p, low in zip(q, w.strides, phase_at, w.low, strict=False)]
-
-            def keep(number: int = number, at: list[Index] = at) -> None:
-                self._keep(sums, line, number, (*lead, *at))
-
-            self.inside(at, w.shape[:rows], keep)
-
-    def _line(self, phase: int, remainder: int) -> int:
-        return (phase * self.w.strides[-1] + remainder) * self.pitch
-
-    def _add(
-        self, sums: Value, phase: int, lead: Position, taps: tuple[int, ...], window: Sequence[Index]
+    def _store_vectors(
+        self, row: Position, start: Index, sums: Sequence[Value], line: Value | None, edge: bool
     ) -> None:
-        """The windows of one row, at one row of their taps."""
-        ctx, w = self.ctx, self.w
-        stride, dilation = w.strides[-1], w.dilations[-1]
-
-        def chunk(at: Index) -> None:
-            for t in range(w.sizes[-1]):
-                place = self._line(phase, t * dilation % stride) + t * dilation // stride - self.start + at
-                x = self._contribution(lead, (*taps, t), (*window, at))
-                total = Scalar(ctx.b.load(sums, (place,)), self.within)
-                ctx.b.store(ctx.e.add(total, x).value, sums, (place,))
-
-        self.along(w.counts[-1], chunk)
+        """Interleaved, through the epilogue: elements from `start` of a row."""
+        b, lanes, stride, extent = self.ctx.b, self.ctx.lanes, self.w.strides[-1], self.w.shape[-1]
+        if extent == 1:  # no lanes: its position may not occur in the result's index
+            self.store((*row, 0), Scalar(b.extract(sums[0], 0), self.within))
+            return
+        both = [lane // 2 + lanes * (lane % 2) for lane in range(2 * lanes)]
+        if line is not None:
+            for number, x in enumerate(sums):
+                b.vstore(x, line, (number * lanes,))
+        for part in range(stride):
+            position = start + part * lanes
+            with b.lanes_of(lanes, extent - position if edge else None) as lane:
+                if line is not None:
+                    at = part * lanes + lane
+                    x = b.load(line, (at % stride * lanes + at // stride,))
+                elif stride == 2:
+                    x = b.shuffle(sums[0], sums[1], both[part * lanes : (part + 1) * lanes])
+                else:
+                    (x,) = sums
+                self.store((*row, position + lane), Scalar(x, self.within))
 
     def _contribution(self, lead: Position, taps: tuple[int, ...], window: Position) -> Scalar:
         ctx, w = self.ctx, self.w
@@ -289,36 +336,6 @@ class _Adding(_Task):
         hit = ctx.e.compare("EQ", ctx.read(chosen, (*lead, *window)), mine)
         x = ctx.e.convert(ctx.read(ct, (*lead, *window)), self.within)
         return ctx.e.select(hit, x, ctx.e.constant(0, self.within))
-
-    def _keep(self, sums: Value, line: Value, phase: int, row: Position) -> None:
-        """One row of the result."""
-        w = self.w
-        stride, low = w.strides[-1], w.low[-1]
-        base = self._line(phase, 0) if stride == 1 else 0
-        if stride > 1:
-            self._interleave(sums, line, phase)
-
-        def chunk(at: Index) -> None:
-            place = base + at + low - self.start * stride
-            self.store((*row, at), Scalar(self.ctx.b.load(line, (place,)), self.within))
-
-        self.along(w.shape[-1], chunk)
-
-    def _interleave(self, sums: Value, line: Value, phase: int) -> None:
-        b, lanes, stride = self.ctx.b, self.ctx.lanes, self.w.strides[-1]
-        if stride == 2:
-            both = [lane // 2 + lanes * (lane % 2) for lane in range(2 * lanes)]
-            with b.for_(0, self.pitch, lanes) as loop:
-                even = b.vload(sums, (self._line(phase, 0) + loop.index,), lanes)
-                odd = b.vload(sums, (self._line(phase, 1) + loop.index,), lanes)
-                for half in range(2):
-                    mixed = b.shuffle(even, odd, both[half * lanes : (half + 1) * lanes])
-                    b.vstore(mixed, line, (loop.index * 2 + half * lanes,))
-            return
-        with b.for_(0, self.pitch) as loop:
-            for remainder in range(stride):
-                x = b.load(sums, (self._line(phase, remainder) + loop.index,))
-                b.store(x, line, (loop.index * stride + remainder,))
 
 
 class _Reading(_Task):

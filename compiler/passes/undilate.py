@@ -19,12 +19,12 @@ from typing import ClassVar
 
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.contraction import accumulator_of
-from flambeau.compiler.dialects.graph.convolution import Convolution
+from flambeau.compiler.dialects.graph.convolution import Convolution, regroup
 from flambeau.compiler.dialects.graph.overlap_add import overlap_add
 from flambeau.compiler.ir.core import Graph, Operation, Value, apply, rebuild
 from flambeau.compiler.ir.dims import Index, product
 from flambeau.compiler.ir.passes import Pass
-from flambeau.compiler.ir.types import TensorType
+from flambeau.compiler.ir.types import ElementType, TensorType
 from flambeau.compiler.passes.split_weights import weight_bytes
 from flambeau.compiler.schedule.cpu_contraction import CpuShape
 from flambeau.compiler.schedule.cpu_small_convolution import small_convolution
@@ -38,7 +38,7 @@ TAPS = 64
 
 
 def undilate(graph: Graph, cpu: CpuShape | None = None, weights: Collection[Value] = ()) -> Graph:
-    """An equal graph (sums are reassociated) in which convolutions without groups have no dilated input; but for those
+    """An equal graph (sums are reassociated) in which convolutions have no dilated input, where a form is known; but for those
     of small images, with kernels that are not `weights`, which `cpu` runs without products with zeros anyway."""
     ready = weight_bytes(graph, weights)
 
@@ -50,23 +50,24 @@ def undilate(graph: Graph, cpu: CpuShape | None = None, weights: Collection[Valu
         if all(d == 1 for d in op.lhs_dilation):
             few = _has_few_features(op, build.type_of(x), build.type_of(w))
             return (_added(op, x, w, build.shape_of(operation.results[0])[2:]),) if few else None
-        if op.feature_group_count * op.batch_group_count > 1:
-            return None  # the direct schedule of grouped convolutions knows where the zeros are
+        grouped = op.feature_group_count * op.batch_group_count > 1
         small = None if cpu is None else small_convolution(op, build.type_of(x), build.type_of(w), cpu)
         if small is not None and operation.operands[1] not in ready:
             return None
-        if any(s != 1 for s in op.window_strides):
-            return (_spread(op, x, w),)
         window = [build.shape_of(w)[a] for a in op.kernel_spatial]
         images = [build.shape_of(x)[a] for a in op.input_spatial]
         space = [build.shape_of(operation.results[0])[a] for a in op.output_spatial]
         sizes = (*window, *images, *space)
-        if not all(isinstance(n, int) for n in sizes) or 0 in sizes:
-            return (_spread(op, x, w),)
+        known = all(isinstance(n, int) for n in sizes) and 0 not in sizes
+        if not known or any(s != 1 for s in op.window_strides):
+            return None if grouped else (_spread(op, x, w),)
         made, wanted = product(window) * product(images), product(space)
-        if isinstance(made, int) and isinstance(wanted, int) and made > MANY * wanted:
-            return (_exchanged(op, x, w),) if all(d == 1 for d in op.rhs_dilation) else (_spread(op, x, w),)
-        return (_added(op, x, w, space),)
+        many = isinstance(made, int) and isinstance(wanted, int) and made > MANY * wanted
+        if many and all(d == 1 for d in op.rhs_dilation) and op.feature_group_count == 1:
+            return (_exchanged(op, x, w),)
+        if op.batch_group_count > 1:
+            return None
+        return (_spread(op, x, w),) if many and not grouped else (_added(op, x, w, space),)
 
     return rebuild(graph, replace_one)
 
@@ -111,26 +112,17 @@ def _added(op: Convolution, x: Value, w: Value, space: Sequence[Index]) -> Value
     w = build.transpose(build.reverse(w, turned) if turned else w, order)
     features = kernel[op.kernel_output_feature]
     window = [kernel[a] for a in op.kernel_spatial]
-    w = build.reshape(w, (kernel[op.kernel_input_feature], features * product(window), *[1] * rank))
-    order = [op.input_batch, op.input_feature, *op.input_spatial]
-    point = replace(
-        op,
-        window_strides=(1,) * rank,
-        padding=((0, 0),) * rank,
-        lhs_dilation=(1,) * rank,
-        rhs_dilation=(1,) * rank,
-        window_reversal=(False,) * rank,
-        kernel_input_feature=0,
-        kernel_output_feature=1,
-        kernel_spatial=tuple(range(2, rank + 2)),
-        output_batch=0,
-        output_feature=1,
-        output_spatial=tuple(range(2, rank + 2)),
-        element=None if wide is build.element_of(x) else wide,
-    )
-    products = apply(point, x, w)
-    images = build.shape_of(products)[2:]
-    windows = build.reshape(products, (build.shape_of(products)[0], features, *window, *images))
+    images = [build.shape_of(x)[a] for a in op.input_spatial]
+    batch = build.shape_of(x)[op.input_batch]
+    if kernel[op.kernel_input_feature] == 1:
+        windows = _multiplied(op, build.convert(x, wide), build.convert(w, wide))
+    else:
+        windows = apply(
+            _pointwise(op, wide, build.element_of(x)),
+            x,
+            build.reshape(w, (kernel[op.kernel_input_feature], features * product(window), *[1] * rank)),
+        )
+    windows = build.reshape(windows, (batch, features, *window, *images))
     # With the kernel turned around, tap k of the window at i lies at i * dilation + k - (reach - low).
     low = [(n - 1) * e - pad for n, e, (pad, _) in zip(window, op.rhs_dilation, op.padding, strict=True)]
     edges = [i * s for i, s in zip(images, op.lhs_dilation, strict=True)]
@@ -146,6 +138,40 @@ def _added(op: Convolution, x: Value, w: Value, space: Sequence[Index]) -> Value
     for source, axis in enumerate((op.output_batch, op.output_feature, *op.output_spatial)):
         place[axis] = source
     return build.convert(build.transpose(summed, place), element)
+
+
+def _pointwise(op: Convolution, wide: ElementType, element: ElementType) -> Convolution:
+    """The product of the input with a kernel (input feature, output feature and tap), group by group."""
+    rank = op.spatial_rank
+    return replace(
+        op,
+        window_strides=(1,) * rank,
+        padding=((0, 0),) * rank,
+        lhs_dilation=(1,) * rank,
+        rhs_dilation=(1,) * rank,
+        window_reversal=(False,) * rank,
+        kernel_input_feature=0,
+        kernel_output_feature=1,
+        kernel_spatial=tuple(range(2, rank + 2)),
+        output_batch=0,
+        output_feature=1,
+        output_spatial=tuple(range(2, rank + 2)),
+        element=None if wide is element else wide,
+    )
+
+
+def _multiplied(op: Convolution, x: Value, w: Value) -> Value:
+    """The same where a group has one input feature, of a kernel (1, output feature, window): its products need no memory."""
+    x = build.transpose(x, [op.input_batch, op.input_feature, *op.input_spatial])
+    batch, groups, *images = build.shape_of(x)
+    _, features, *window = build.shape_of(w)
+    rank = op.spatial_rank
+    shape = (batch, groups, features // groups, *window, *images)
+    w = build.reshape(w, (groups, features // groups, *window))
+    return build.mul(
+        build.broadcast_in_dim(x, shape, (0, 1, *range(3 + rank, 3 + 2 * rank))),
+        build.broadcast_in_dim(w, shape, range(1, 3 + rank)),
+    )
 
 
 def _exchanged(op: Convolution, x: Value, w: Value) -> Value:
@@ -178,7 +204,10 @@ def _exchanged(op: Convolution, x: Value, w: Value) -> Value:
         output_batch=op.output_feature,
         output_feature=op.output_batch,
     )
-    return build.reverse(apply(exchanged, w, x), list(op.output_spatial))
+    made = apply(exchanged, w, x)
+    if op.batch_group_count > 1:
+        made = regroup(made, op.output_batch, op.output_feature, op.batch_group_count)
+    return build.reverse(made, list(op.output_spatial))
 
 
 @dataclass(frozen=True)

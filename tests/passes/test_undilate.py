@@ -47,13 +47,63 @@ def test_a_weight_gradient_of_a_transposed_convolution_exchanges_operands() -> N
     assert _names(graph) == ["graph.convolution", "graph.reverse"]
 
 
-def test_groups_and_undilated_inputs_stay() -> None:
+def test_undilated_inputs_and_strided_groups_stay() -> None:
     for op, x, w in (
         (convolution_of(2), (2, 4, 5, 5), (4, 4, 3, 3)),
-        (replace(convolution_of(2, groups=2), lhs_dilation=(2, 2)), (2, 4, 5, 5), (4, 2, 3, 3)),
+        (replace(convolution_of(2, 2, groups=2), lhs_dilation=(2, 2)), (2, 4, 5, 5), (4, 2, 3, 3)),
     ):
         graph = _graph(op, x, w)
         assert undilate(graph).key() == graph.key()
+
+
+def test_products_of_depthwise_kernels_need_no_convolution() -> None:
+    op = replace(convolution_of(2, groups=6), lhs_dilation=(2, 2))
+    names = _names(undilate(_graph(op, (2, 6, 5, 5), (12, 1, 3, 3))))
+    assert "graph.overlap_add" in names and "graph.multiply" in names and "graph.convolution" not in names
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_values_of_groups(data: st.DataObject) -> None:
+    rank, groups = data.draw(st.integers(1, 2)), data.draw(st.integers(2, 3))
+
+    def each(low: int, high: int) -> tuple[int, ...]:
+        return tuple(data.draw(st.integers(low, high)) for _ in range(rank))
+
+    gradient = data.draw(st.booleans())
+    images, window = each(1, 9), each(1, 24 if gradient and rank == 1 else 6)
+    op = replace(
+        convolution_of(rank),
+        padding=tuple(zip(each(-2, 6), each(-2, 6), strict=True)),
+        lhs_dilation=each(1, 3),
+        rhs_dilation=each(1, data.draw(st.sampled_from([1, 2]))),
+        window_reversal=tuple(data.draw(st.booleans()) for _ in range(rank)),
+    )
+    batch, channels, features = (data.draw(st.integers(1, 3)) for _ in range(3))
+    if gradient:
+        op = replace(op, batch_group_count=groups)
+        x, w = (batch * groups, channels, *images), (features * groups, channels, *window)
+    else:
+        op = replace(op, feature_group_count=groups)
+        x, w = (batch, channels * groups, *images), (features * groups, channels, *window)
+    graph = _graph(op, x, w)
+    assume(0 not in graph.results[0].type.shape)  # type: ignore[attr-defined]
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(-9, 10, shape).astype(np.float64) for shape in (x, w)]
+    (found,) = run_graph(graph, arrays)
+    np.testing.assert_array_equal(found, op.reference(*arrays))
+
+
+def test_a_grouped_weight_gradient_of_a_transposed_convolution_exchanges_operands() -> None:
+    op = replace(convolution_of(2), padding=((0, 1), (0, 1)), lhs_dilation=(2, 2), batch_group_count=3)
+    graph = _graph(op, (3, 2, 20, 20), (6, 2, 39, 39))
+    found = undilate(graph)
+    assert all(
+        o.definition.lhs_dilation == (1, 1) for o in found.operations if isinstance(o.definition, Convolution)
+    )
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(-9, 10, p.type.shape).astype(np.float64) for p in graph.parameters]  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(run_graph(graph, arrays)[0], op.reference(*arrays))
 
 
 def test_few_output_features_are_a_product_with_all_taps() -> None:
