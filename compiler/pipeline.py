@@ -31,6 +31,7 @@ from flambeau.compiler.passes.pack_weights import pack_weights, read_from_panels
 from flambeau.compiler.passes.plan import MemoryPlan, byte_size, plan
 from flambeau.compiler.passes.simplify import simplify
 from flambeau.compiler.passes.simplify_scans import simplify_scans
+from flambeau.compiler.passes.split_groups import split_groups
 from flambeau.compiler.passes.split_reductions import split_reductions
 from flambeau.compiler.passes.split_weights import split_weights
 from flambeau.compiler.passes.split_windows import split_windows
@@ -146,7 +147,7 @@ def compile_stages(
 
 def _simplify(c: Compilation, opt_level: int, entry: str) -> None:
     graph, cpu = simplify_scans(decompose(simplify(c.graph))), cpu_shape(c.target)
-    graph = undilate(graph, cpu, [graph.parameters[i] for i in c.weights])
+    graph = undilate(split_groups(graph), cpu, [graph.parameters[i] for i in c.weights])
     graph = simplify(split_windows(split_reductions(graph)))
     if c.weights:
         graph = simplify(fold_scales(graph, [graph.parameters[i] for i in c.weights]))

@@ -8,6 +8,7 @@ from flambeau.compiler.passes.decompose import Decompose
 from flambeau.compiler.passes.expand_depthwise import ExpandDepthwise
 from flambeau.compiler.passes.simplify import Simplify
 from flambeau.compiler.passes.simplify_scans import SimplifyScans
+from flambeau.compiler.passes.split_groups import SplitGroups
 from flambeau.compiler.passes.split_reductions import SplitReductions
 from flambeau.compiler.passes.split_windows import SplitWindows
 from flambeau.compiler.passes.undilate import Undilate
@@ -16,6 +17,7 @@ from flambeau.compiler.passes.winograd import Winograd
 PASSES: tuple[type[Pass], ...] = (
     Decompose,
     SimplifyScans,
+    SplitGroups,
     Undilate,
     SplitReductions,
     SplitWindows,
