@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from flambeau.compiler.dialects.graph.constants import Constant
 from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild
 from flambeau.compiler.ir.dims import Dim, Index, Symbol, evaluate
 from flambeau.compiler.lowering.context import tensor_of
-from flambeau.compiler.lowering.kernels import LoweredKernel, lower_kernel, symbols_of
+from flambeau.compiler.lowering.kernels import LoweredKernel, lower_kernel
 from flambeau.compiler.passes.block_convolutions import block_convolutions
 from flambeau.compiler.passes.decompose import decompose
 from flambeau.compiler.passes.expand_depthwise import expand_depthwise
@@ -28,7 +27,7 @@ from flambeau.compiler.passes.fuse import Kernel, KernelCall, Program, fuse
 from flambeau.compiler.passes.order import order
 from flambeau.compiler.passes.pack_invariants import pack_invariants
 from flambeau.compiler.passes.pack_weights import pack_weights, read_from_panels
-from flambeau.compiler.passes.plan import MemoryPlan, byte_size, plan
+from flambeau.compiler.passes.plan import MemoryPlan, plan
 from flambeau.compiler.passes.simplify import simplify
 from flambeau.compiler.passes.simplify_scans import simplify_scans
 from flambeau.compiler.passes.split_groups import split_groups
@@ -38,6 +37,7 @@ from flambeau.compiler.passes.split_windows import split_windows
 from flambeau.compiler.passes.undilate import undilate
 from flambeau.compiler.passes.winograd import winograd
 from flambeau.compiler.schedule.cpu_contraction import Chooser, choose, cpu_shape
+from flambeau.compiler.signature import ENTRY, byte_size, symbols_of
 from flambeau.compiler.targets.cpu import emit_ir
 from flambeau.compiler.targets.entry import EntryCall, EntryCopy, Place, emit_entry
 from flambeau.compiler.targets.machine import TargetDescription, emit_object, process_target
@@ -53,9 +53,6 @@ STAGES: tuple[tuple[str, str], ...] = (
     ("llvm", "loops become LLVM IR"),
     ("object", "LLVM IR becomes machine code"),
 )
-
-ENTRY = "flambeau_entry"
-
 
 #: What chooses the schedule of a kernel's contraction; None for the analytic model.
 Tuner = Callable[[Kernel, TargetDescription], "Chooser | None"]
@@ -270,11 +267,6 @@ def compile_kernel(
     for stage in (_loops, _plan, _llvm, _object):
         stage(c, opt_level, ENTRY)
     return c
-
-
-def fingerprint(graph: Graph) -> str:
-    """A digest of the graph's structure, the same in every process; part of cache keys."""
-    return hashlib.blake2b(repr(graph.key()).encode(), digest_size=20).hexdigest()
 
 
 def unknown_symbols(graph: Graph) -> set[Symbol]:

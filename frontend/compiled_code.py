@@ -9,26 +9,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import flambeau.compiler
 from flambeau.compiler import options
 from flambeau.compiler.dialects.graph.base import GraphOp
-from flambeau.compiler.dump import details, dump, summary
 from flambeau.compiler.ir.core import Graph
 from flambeau.compiler.ir.dims import Index, parse
 from flambeau.compiler.ir.opdef import REGISTRY
 from flambeau.compiler.ir.types import element_type, from_numpy
-from flambeau.compiler.passes.plan import byte_size
 from flambeau.compiler.passes.split_weights import Layout, separate_layouts
-from flambeau.compiler.pipeline import Compilation, compile_stages, fingerprint
+from flambeau.compiler.signature import byte_size, fingerprint
 from flambeau.compiler.targets.machine import TargetDescription, process_target
 from flambeau.runtime import abi
 from flambeau.runtime.cache import DiskCache, default_cache_dir
+from flambeau.runtime.engine import default_engine
 from flambeau.runtime.threads import num_threads
-from flambeau.tuning import Tuner
+
+if TYPE_CHECKING:
+    from flambeau.compiler.pipeline import Compilation
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ def compiled(graph: Graph, weights: Sequence[int] = ()) -> tuple[CompiledCode, C
     knobs = options.current()
     # A dump shows every stage, and a profile names the kernels: they need a compilation.
     store = None if knobs.dump or knobs.profile else disk_cache()
+    default_engine().cache = disk_cache()  # for the native functions that code calls
     key = _key(graph, target, opt_level, weights) if store is not None else ""
     if store is not None:
         data = store.get(key)
@@ -186,6 +188,11 @@ def compiled(graph: Graph, weights: Sequence[int] = ()) -> tuple[CompiledCode, C
                 return CompiledCode.from_bytes(data), None
             except (ValueError, KeyError):  # an entry that is none is a miss
                 store.remove(key)
+    # Not before: with code in the cache, the compiler's import would be a good part of a start.
+    from flambeau.compiler.dump import details, dump, summary
+    from flambeau.compiler.pipeline import compile_stages
+    from flambeau.tuning import Tuner
+
     tuner = Tuner(disk_cache(), _version(target, opt_level)) if knobs.tune else None
     compilation = compile_stages(
         graph, target, opt_level=opt_level, profile=knobs.profile, weights=weights, tuner=tuner

@@ -13,10 +13,7 @@ from flambeau import profiler
 from flambeau.compiled_code import CompiledCode, compiled
 from flambeau.compiler.ir.core import Graph
 from flambeau.compiler.ir.dims import Dim, Index, evaluate
-from flambeau.compiler.lowering.context import tensor_of
-from flambeau.compiler.lowering.kernels import symbols_of
-from flambeau.compiler.passes.plan import byte_size
-from flambeau.compiler.pipeline import ENTRY
+from flambeau.compiler.signature import ENTRY, byte_size, symbols_of, tensor_of
 from flambeau.runtime import threads
 from flambeau.runtime.buffer import SMALL, Buffer, address_of, as_numpy, from_numpy
 from flambeau.runtime.engine import default_engine

@@ -18,13 +18,12 @@ import numpy as np
 from flambeau.compiler import options
 from flambeau.compiler.diagnostics import CompilationError
 from flambeau.compiler.ir.dims import Dim
-from flambeau.compiler.lowering.context import tensor_of
 from flambeau.compiler.lowering.kernels import lower_kernel
 from flambeau.compiler.passes.fuse import Kernel
-from flambeau.compiler.passes.plan import byte_size
-from flambeau.compiler.pipeline import ENTRY, compile_kernel, fingerprint
+from flambeau.compiler.pipeline import compile_kernel
 from flambeau.compiler.schedule.cpu_contraction import Chooser, ContractionSchedule, choose
 from flambeau.compiler.schedule.tuning import FASTER, Request, search
+from flambeau.compiler.signature import ENTRY, byte_size, fingerprint, tensor_of
 from flambeau.compiler.targets.machine import TargetDescription
 from flambeau.runtime import threads
 from flambeau.runtime.buffer import address_of, as_numpy

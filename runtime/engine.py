@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flambeau.runtime import abi
+from flambeau.runtime.cache import DiskCache
 
 
 class LinkError(RuntimeError):
@@ -64,6 +65,8 @@ class Engine:
         self._serial = itertools.count()
         self._native: LoadedModule | None = None
         self._native_lock = threading.Lock()
+        #: Keeps what `add_text` compiles, for other processes; None: nothing does.
+        self.cache: DiskCache | None = None
         self.triple: str = llvm.get_process_triple()
 
     def define(self, name: str, address: int) -> None:
@@ -106,18 +109,19 @@ class Engine:
     ) -> LoadedModule:
         """Compiles LLVM IR for this machine and links it, see `add_object`. Code generation only: the text is written as
         the optimiser would leave it."""
-        llvm = self._llvm
-        module = llvm.parse_assembly(text, llvm.create_context())
-        module.verify()
-        target = llvm.Target.from_triple(self.triple)
-        machine = target.create_target_machine(
-            cpu=llvm.get_host_cpu_name(),
-            features=llvm.get_host_cpu_features().flatten(),
-            opt=2,
-            reloc="pic",
-            codemodel="default",
-        )
-        object_code = machine.emit_object(module)
+        llvm, cache = self._llvm, self.cache
+        cpu, features = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+        key = f"native:{llvm.llvm_version_info}:{self.triple}:{cpu}:{features}:{text}"
+        object_code = None if cache is None else cache.get(key)
+        if object_code is None:
+            module = llvm.parse_assembly(text, llvm.create_context())
+            module.verify()
+            machine = llvm.Target.from_triple(self.triple).create_target_machine(
+                cpu=cpu, features=features, opt=2, reloc="pic", codemodel="default"
+            )
+            object_code = machine.emit_object(module)
+            if cache is not None:
+                cache.put(key, object_code)
         builder = llvm.JITLibraryBuilder().add_object_img(object_code)
         return self._link(builder, symbols, exports, len(object_code))
 

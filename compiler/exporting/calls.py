@@ -5,7 +5,7 @@ from __future__ import annotations
 from flambeau.compiler.exporting.library_text import LibraryText, field
 from flambeau.compiler.ir.dims import Index, Symbol
 from flambeau.compiler.passes.plan import aligned
-from flambeau.compiler.pipeline import ENTRY
+from flambeau.compiler.signature import ENTRY
 from flambeau.compiler.targets.entry import EntryWriter
 from flambeau.runtime import abi
 

@@ -13,7 +13,8 @@ from flambeau.compiler.exporting.library_text import LibraryText
 from flambeau.compiler.exporting.roles import Array, ExportRoles, check, signature_of
 from flambeau.compiler.exporting.weights_file import WeightsFile
 from flambeau.compiler.ir.core import Graph
-from flambeau.compiler.pipeline import ENTRY, Compilation, compile_stages
+from flambeau.compiler.pipeline import Compilation, compile_stages
+from flambeau.compiler.signature import ENTRY
 from flambeau.compiler.targets.machine import TargetDescription, emit_object
 from flambeau.runtime import abi
 

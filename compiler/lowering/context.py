@@ -10,10 +10,10 @@ from flambeau.compiler.dialects.graph.base import GraphOp
 from flambeau.compiler.ir.builder import LoopBuilder, Scope
 from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.dims import Index, divide, minimum, product
-from flambeau.compiler.ir.types import TensorType
 from flambeau.compiler.lowering.elements import ElementBuilder, Scalar
 from flambeau.compiler.lowering.probe import element_of, probe
 from flambeau.compiler.schedule.cpu_contraction import Chooser, choose
+from flambeau.compiler.signature import tensor_of
 from flambeau.compiler.targets.machine import TargetDescription
 
 #: Less work than this (elements times cost) stays on the caller's thread.
@@ -155,11 +155,6 @@ def decode(position: Index, extents: tuple[Index, ...]) -> tuple[Index, ...]:
     if extents:
         index.append(position)
     return tuple(reversed(index))
-
-
-def tensor_of(value: Value) -> TensorType:
-    assert isinstance(value.type, TensorType)
-    return value.type
 
 
 def definition_of(operation: Operation) -> Any:

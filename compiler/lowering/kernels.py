@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from flambeau.compiler.diagnostics import CompilationError
@@ -10,7 +10,7 @@ from flambeau.compiler.dialects.graph.scan import Scan
 from flambeau.compiler.ir.builder import Function, LoopBuilder
 from flambeau.compiler.ir.core import Graph, Operation, Value
 from flambeau.compiler.ir.dims import Dim, Index, Symbol, of_symbol
-from flambeau.compiler.ir.types import TensorType, memref
+from flambeau.compiler.ir.types import memref
 from flambeau.compiler.ir.types import pointer as pointer_type
 from flambeau.compiler.lowering.attention import lower_attention
 from flambeau.compiler.lowering.attention_gradient import lower_attention_gradient
@@ -36,6 +36,7 @@ from flambeau.compiler.passes.fuse import (
     family_of,
 )
 from flambeau.compiler.schedule.cpu_contraction import Chooser, choose
+from flambeau.compiler.signature import symbols_of
 from flambeau.compiler.targets.cpu import has_avx512, has_f16_conversion, has_fma
 from flambeau.compiler.targets.machine import TargetDescription
 
@@ -70,17 +71,6 @@ class LoweredKernel:
     symbols: tuple[Symbol, ...]
     workspace: Index
     in_place: Pairs = ()
-
-
-def symbols_of(types: Sequence[TensorType]) -> tuple[Symbol, ...]:
-    """The shape symbols in the types, in the order of their first appearance."""
-    found: dict[Symbol, None] = {}
-    for type in types:
-        for extent in type.shape:
-            if isinstance(extent, Dim):
-                for symbol in sorted(extent.symbols(), key=lambda s: s.name):
-                    found[symbol] = None
-    return tuple(found)
 
 
 def _all_symbols(graph: Graph) -> Iterator[Symbol]:

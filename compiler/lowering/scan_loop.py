@@ -17,7 +17,8 @@ from flambeau.compiler.ir.dims import Index, Symbol, of_symbol
 from flambeau.compiler.ir.types import TensorType, u8
 from flambeau.compiler.lowering.context import LoweringContext, tensor_of
 from flambeau.compiler.passes.fuse import Kernel, KernelCall, Program, fuse
-from flambeau.compiler.passes.plan import MemoryPlan, aligned, byte_size, plan
+from flambeau.compiler.passes.plan import MemoryPlan, aligned, plan
+from flambeau.compiler.signature import byte_size
 
 
 @dataclass(frozen=True)

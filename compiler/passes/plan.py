@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from flambeau.compiler.ir.core import Value
 from flambeau.compiler.ir.dims import Index
-from flambeau.compiler.passes.fuse import Program, tensor_type
+from flambeau.compiler.passes.fuse import Program
+from flambeau.compiler.signature import byte_size
 
 ALIGNMENT = 64
 
@@ -115,12 +116,6 @@ def _overwrites(
             and last[call.operands[o]] == step
         ]
     )
-
-
-def byte_size(value: Value) -> Index:
-    """Bytes of a value's elements."""
-    type = tensor_type(value)
-    return type.size * type.element.itemsize
 
 
 def aligned(size: Index) -> Index:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import math
+import os
+import subprocess
+import sys
 import threading
 import weakref
 from typing import Any
@@ -315,3 +318,19 @@ def test_results_are_new_memory_at_each_call() -> None:
     assert [t[0].item() for t in kept] == [0, 2, 4, 6, 8]
     small = [step(fb.tensor([float(i), 0.0])) for i in range(5)]
     assert [t[0].item() for t in small] == [0, 2, 4, 6, 8]
+
+
+def test_with_code_in_the_cache_the_compiler_stays_out(tmp_path: Any) -> None:
+    program = (
+        "import sys, flambeau as fb\n"
+        "x = fb.ones(5)\n"
+        "print(fb.compile(lambda x: x * 2.0 + 1.0)(x).tolist(), 'flambeau.compiler.pipeline' in sys.modules)\n"
+    )
+    environment = {**os.environ, "FLAMBEAU_CACHE_DIR": str(tmp_path)}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=environment
+        ).stdout.strip()
+        for _ in range(2)
+    ]
+    assert said == ["[3.0, 3.0, 3.0, 3.0, 3.0] True", "[3.0, 3.0, 3.0, 3.0, 3.0] False"]

@@ -14,9 +14,9 @@ from flambeau.compiler.ir.core import Graph, Value, apply, create
 from flambeau.compiler.ir.types import f32, tensor
 from flambeau.compiler.passes.decompose import decompose
 from flambeau.compiler.passes.fuse import Program, fuse
-from flambeau.compiler.passes.plan import byte_size
 from flambeau.compiler.passes.simplify import simplify
 from flambeau.compiler.pipeline import compile_stages
+from flambeau.compiler.signature import byte_size
 from flambeau.execution import run_graph
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from flambeau.compiler.targets.machine import emit_object, host_target
+from flambeau.runtime.cache import DiskCache
 from flambeau.runtime.engine import Engine, LinkError, default_engine
 from tests.runtime.native import load
 
@@ -138,3 +139,16 @@ def test_loading_from_several_threads() -> None:
     for worker in workers:
         worker.join()
     assert results == [0] * 40
+
+
+def test_text_is_compiled_once_for_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+    engine.cache = DiskCache(tmp_path)
+    text = f'target triple = "{engine.triple}"\n{_returns(7)}'
+    first = engine.add_text(text, exports=["get"])
+    assert _call(first.address("get")) == 7 and engine.cache.stats().entries == 1
+    monkeypatch.setattr(engine._llvm, "parse_assembly", None)
+    again = engine.add_text(text, exports=["get"])
+    assert _call(again.address("get")) == 7
+    with pytest.raises(TypeError):
+        engine.add_text(text.replace("7", "8"))
