@@ -38,7 +38,7 @@ MANY = 16
 #: Sums that must be under way for the multipliers to be busy: their number times their latency.
 CHAINS = 10
 #: What transposing and storing a vector of results costs against multiplying and adding one.
-FINISH = 9
+FINISH = 10
 #: What a kernel that is packed at each call costs if its last block is not full (packing then goes element by element), and
 #: what packing a vector of it costs.
 PADDED = 1.1

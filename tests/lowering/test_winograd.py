@@ -20,6 +20,8 @@ from flambeau.compiler.ir.dims import Symbol, of_symbol
 from flambeau.compiler.ir.types import f32, f64, from_numpy, tensor
 from flambeau.compiler.passes.winograd import winograd
 from flambeau.compiler.pipeline import compile_stages
+from flambeau.compiler.schedule.cpu_contraction import CpuShape
+from flambeau.compiler.schedule.cpu_winograd import panel, vectors_of
 from flambeau.compiler.targets.machine import host_target
 from flambeau.execution import Executable, run_graph
 from flambeau.runtime.buffer import as_numpy
@@ -62,6 +64,8 @@ def tiled(
 @example(1, 64, 64, (14, 14), (1, 1, 1, 1), 32, False, 2)
 @example(2, 33, 32, (28, 3), (1, 1, 1, 1), 32, False, 1)
 @example(1, 16, 16, (1, 1), (1, 1, 1, 1), 16, False, 1)
+@example(1, 140, 64, (9, 11), (1, 1, 1, 1), 16, False, 2)
+@example(1, 140, 64, (9, 27), (1, 1, 1, 1), 32, False, 1)
 def test_values(
     images: int,
     channels: int,
@@ -209,3 +213,11 @@ def test_kernels_in_every_order(
     kernel = Value(tensor(w.shape, f32))
     (found,) = run_graph(Graph([kernel], [apply(op, kernel)]), [w])
     np.testing.assert_allclose(found, op.reference(w), rtol=1e-5, atol=1e-6)
+
+
+def test_panels_have_no_tiles_that_nobody_wants() -> None:
+    """Seven rows of seven tiles: panels of one row, all sums of which stay in registers; of two, an eighth would be idle."""
+    assert panel(14, 14, 16, CpuShape()) == (1, 7)
+    assert panel(7, 7, 16, CpuShape()) == (2, 4)
+    assert vectors_of(256, 7, 16, CpuShape(halved=True)) == 1
+    assert vectors_of(256, 7, 16, CpuShape()) == 2
