@@ -33,6 +33,7 @@ from flambeau.recent import Recent
 from flambeau.reverse import Meta, is_leaf
 from flambeau.runtime.buffer import is_sole
 from flambeau.storage import Cell, replacements
+from flambeau.tables import modes
 from flambeau.tensor import Tensor, known_tensor, new_tensor, read
 from flambeau.tracing import Trace
 from flambeau.weights import hold
@@ -73,9 +74,7 @@ class _Entry:
         self.executable: Any = None  # of `planning.compiled`; None if there are no outputs
         self.cells: list[Cell | int] = []  # a captured cell, or the number of a tensor argument
         self.weights: list[Cell] = []  # captured cells that are read only, of which a preparation is kept
-        self.held: tuple[list[tuple[Cell, Value]], Any] | None = (
-            None  # their values then, and what was made of them
-        )
+        self.held: tuple[list[Value], Any] | None = None  # their values then, and what was made of them
         self.replacements = (
             replacements.count
         )  # when the captured cells were last known to be their tensors' own
@@ -108,9 +107,9 @@ class _Entry:
             if cell.value.type is not kind or cell.value.requires_grad != flows:
                 return False
         if self.held is not None:
-            for cell, value in self.held[0]:
-                if cell.value is not value:  # every write gives a cell another value
-                    return self._renewed()
+            # Every write gives a cell another value. A network has hundreds, and few of them are in a cache.
+            if [cell.value for cell in self.weights] != self.held[0]:
+                return self._renewed()
             self.renewals = 0
             return True
         return self._fits_weights()
@@ -128,7 +127,7 @@ class _Entry:
         assert self.held is not None
         self.renewals += 1
         if self.renewals >= RENEWALS:
-            _CHANGING.update([cell for cell, value in self.held[0] if cell.value is not value])
+            _CHANGING.update([c for c, value in zip(self.weights, self.held[0]) if c.value is not value])
         self.held = None
         return self._fits_weights()
 
@@ -136,7 +135,7 @@ class _Entry:
         """The weights as they are now, prepared for the calls to come."""
         values = [cell.read() for cell in self.weights]
         made = hold(self.executable, values + self.constants)
-        self.held = list(zip(self.weights, values)), made
+        self.held = values, made
         return made
 
     def run(self, arguments: Sequence[Tensor]) -> Any:
@@ -314,13 +313,14 @@ class _Signature:
     """What a call had that ran `entry`, if its arguments were tensors only, each with memory of its own: an equal one is
     known without a description of it (`Compiled._key`)."""
 
-    __slots__ = ("entry", "kinds", "grad", "dtype", "modules", "training")
+    __slots__ = ("entry", "kinds", "grad", "dtype", "modes", "modules", "training")
 
     def __init__(self, entry: _Entry, tensors: Sequence[Tensor], key: Any, reach: Reach) -> None:
         self.entry = entry
         self.kinds = [(t._cell.value.type, t._cell.value.requires_grad) for t in tensors]
         _, self.grad, self.dtype, *self.training = key
         self.modules = reach.modules
+        self.modes = modes.count  # when these were last as they are in `training`
 
     @staticmethod
     def of(entry: _Entry, args: tuple[Any, ...], key: Any, reach: Reach) -> _Signature | None:
@@ -347,9 +347,12 @@ class _Signature:
             return False
         if len(self.modules) != len(self.training):  # others have been reached since
             return False
-        for module, training in zip(self.modules, self.training):
-            if module.training is not training:
-                return False
+        if self.modes != modes.count:
+            before = modes.count
+            for module, training in zip(self.modules, self.training):
+                if module.training is not training:
+                    return False
+            self.modes = before
         return dtypes.get_default_dtype() is self.dtype
 
 

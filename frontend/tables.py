@@ -22,7 +22,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 class Changes:
-    """How often any table has changed."""
+    """How often something has changed, in any module."""
 
     __slots__ = ("count",)
 
@@ -31,6 +31,8 @@ class Changes:
 
 
 changes = Changes()
+#: Of modules' training mode: only if it has changed somewhere does a compiled function look at its own modules'.
+modes = Changes()
 
 
 class Table(dict[str, Any]):

@@ -11,7 +11,7 @@ from flambeau.autograd import no_grad
 from flambeau.devices import device as Device
 from flambeau.nn.hooks import call_with_backward_hooks
 from flambeau.nn.parameter import Buffer, Parameter
-from flambeau.tables import Table, same
+from flambeau.tables import Table, modes, same
 from flambeau.tensor import Tensor
 
 Self = TypeVar("Self", bound="Module")
@@ -138,7 +138,9 @@ class Module:
         else:
             before = tables.get(name, _ABSENT)
             object.__setattr__(self, name, value)
-            if name != "training" and not same(before, value):
+            if name == "training":
+                modes.count += 1
+            elif not same(before, value):
                 self._attribute_changed(name)
 
     def _attribute_changed(self, name: str) -> None:
