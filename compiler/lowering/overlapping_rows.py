@@ -131,14 +131,14 @@ class _Overlapping:
             self._prefetch(following.position((loop.index,)))
             with b.lanes_of(lanes) as lane:
                 place = (loop.index + lane,)
-                # Loads first: one that follows a store to an address with equal low digits would wait for it, and rows lie
-                # multiples of a page apart.
+                # Loads first, and stores past the caches last: a load that follows a store to an address with equal low digits
+                # waits for it, and rows lie multiples of a page apart.
                 stores: list[Store] = []
                 before.activate()
                 before.element(self.last, [], before.position(place), (), None, stores)
                 row.activate()
                 out = row.element(stages, reductions, row.position(place), loop.carried, None, stores)
-                for store in stores:
+                for store in reversed(stores):
                     ctx.e.store(*store)
             loop.yield_(*out)
         for stage, total in zip(reductions, loop.results, strict=True):

@@ -6,6 +6,7 @@ so what reads it belongs to loop 1, and so on. A softmax is three loops over a r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from flambeau.compiler.ir.core import Value
@@ -22,6 +23,8 @@ CHAINS = 4
 CHEAP = 6
 #: At least so many steps of a reduction add up by themselves before they are added to the sum of the row.
 RUN = 8
+#: Bytes whose addresses the processor tells apart when it looks for stores that a load depends on.
+PAGE = 4096
 #: Rows that are prefetched ahead of those that are read, where data says which.
 ROWS_AHEAD = 2
 
@@ -166,7 +169,12 @@ class Row:
     def _give_row_buffer(self, value: Value) -> None:
         sizes = [d for a in self.domain.inner if isinstance(d := self.domain.shape[a], int)]
         assert len(sizes) == len(self.domain.inner), "values kept in a row have static rows: fuse sees to it"
-        self.row_buffers[value] = self.ctx.b.alloca(sizes, tensor_of(value).element)
+        element, b = tensor_of(value).element, self.ctx.b
+        # A load that follows a store to an address with equal low digits waits for it. Large operands begin near the start of
+        # a page, and buffers in the middle.
+        middle = PAGE // 2 // element.itemsize
+        room = b.alloca((math.prod(sizes) + middle,), element, PAGE)
+        self.row_buffers[value] = b.subview(room, middle, sizes)
 
     def position(self, inner: tuple[Index, ...]) -> tuple[Index, ...]:
         """The domain's index from the row and the position in it."""
