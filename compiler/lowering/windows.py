@@ -1,18 +1,14 @@
-"""Kernels of sliding windows: pooling, where its extremes lie, and windows added up where they overlap.
+"""Kernels of sliding windows: pooling and where its extremes lie; those that add windows are in `added_windows.py`.
 
-A task makes one row of the result (of `overlap_add` and `window_scatter`: as many rows as the stride). *Reading* windows, it
-copies the rows that the windows see to the stack, with the padding around them, so that every tap is one vector load without
-a test; where extremes or sums are wanted, these rows are one by then. *Adding* windows, it sums those that reach an element
-in registers.
-
-What has no such form (symbolic sizes, dilated operands, large windows) is computed element by element.
+A task makes one row of the result. It copies the rows that the windows see to the stack, with the padding around them, so that
+every tap is one vector load without a test; where extremes or sums are wanted, these rows are one by then. What has no
+such form (symbolic sizes, dilated operands, large windows) is computed element by element.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from flambeau.compiler.dialects.graph.contraction import accumulator_of, encode
 from flambeau.compiler.dialects.graph.overlap_add import OverlapAdd
@@ -26,50 +22,17 @@ from flambeau.compiler.dialects.graph.reduce_window import (
 )
 from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.dims import Index, maximum, product
-from flambeau.compiler.ir.types import ElementType, TensorType, i1, i32, i64
+from flambeau.compiler.ir.types import TensorType, i32, i64
+from flambeau.compiler.lowering.added_windows import Adding
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.elements import Scalar, register_type
 from flambeau.compiler.lowering.elementwise import lower_elements
 from flambeau.compiler.lowering.probe import axis_symbols, probe
+from flambeau.compiler.lowering.window_task import Position, Task, Windows
 
 #: Bytes of stack that a task may use, and taps whose code is written out.
 MOST = 64 << 10
 TAPS = 81
-
-Position = tuple[Index, ...]
-
-
-@dataclass(frozen=True)
-class Windows:
-    """`counts` windows of `sizes` over the last axes of a tensor, whose extents are `shape` there and `lead` before.
-
-    Tap t of window o lies at ``o * stride + t * dilation - low``.
-    """
-
-    lead: tuple[Index, ...]
-    shape: tuple[int, ...]
-    sizes: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    low: tuple[int, ...]
-    counts: tuple[int, ...]
-
-    @property
-    def rows(self) -> int:
-        """Axes but the last."""
-        return len(self.shape) - 1
-
-    def reach(self, axis: int) -> int:
-        """From the first window's first tap to the last one's last, inclusive."""
-        return (
-            (self.counts[axis] - 1) * self.strides[axis] + (self.sizes[axis] - 1) * self.dilations[axis] + 1
-        )
-
-    def taps(self) -> int:
-        count = 1
-        for n in self.sizes:
-            count *= n
-        return count
 
 
 def lower_window(ctx: LoweringContext, operation: Operation) -> None:
@@ -79,7 +42,7 @@ def lower_window(ctx: LoweringContext, operation: Operation) -> None:
     if windows is None or not _straight(ctx, operation):
         lower_elements(ctx, ctx.results, set(ctx.results))
         return
-    kind = _Adding if isinstance(definition, OverlapAdd | WindowScatter) else _Reading
+    kind = Adding if isinstance(definition, OverlapAdd | WindowScatter) else _Reading
     task = kind(ctx, operation, windows)
     if task.bytes() > MOST:
         lower_elements(ctx, ctx.results, set(ctx.results))
@@ -155,190 +118,7 @@ def _sees_something(w: Windows) -> bool:
     return True
 
 
-class _Task:
-    """What both kinds share."""
-
-    def __init__(self, ctx: LoweringContext, operation: Operation, windows: Windows) -> None:
-        self.ctx, self.w, self.made = ctx, windows, operation.results[0]
-        self.operands = operation.operands
-        self.op = definition_of(operation)
-        self.result = tensor_of(self.made)
-
-    def padded(self, extent: int) -> int:
-        """Elements of a line on the stack: vectors start anywhere in it."""
-        lanes = self.ctx.lanes
-        return -(-extent // lanes) * lanes + 2 * lanes
-
-    def along(self, extent: int, body: Callable[[Index], None]) -> None:
-        """``body(position)`` for a row's positions, which contain the lane."""
-        b, lanes = self.ctx.b, self.ctx.lanes
-        if extent == 1:
-            body(0)
-            return
-        whole = extent // lanes * lanes
-        if whole:
-            with b.for_(0, whole, lanes) as loop, b.lanes_of(lanes) as lane:
-                body(loop.index + lane)
-        if extent > whole:
-            with b.lanes_of(lanes, extent - whole) as lane:
-                body(whole + lane)
-
-    def fill(self, buffer: Value, count: int, value: Scalar) -> None:
-        b, lanes = self.ctx.b, self.ctx.lanes
-        spread = b.broadcast(value.value, lanes)
-        with b.for_(0, count, lanes) as loop:
-            b.vstore(spread, buffer, (loop.index,))
-
-    def inside(self, positions: Sequence[Index], extents: Sequence[int], body: Callable[[], None]) -> None:
-        """`body` where every position exists."""
-        e = self.ctx.e
-        tests = [e.in_bounds(at, 0, n) for at, n in zip(positions, extents, strict=True)]
-        condition = e.constant(1, i1)
-        for test in tests:
-            condition = e.and_(condition, test)
-        self.ctx.b.if_(condition.value, lambda: body())
-
-    def store(self, index: Position, scalar: Scalar) -> None:
-        """The result's element, through the epilogue."""
-        self.ctx.finish(self.made, index, self.ctx.e.convert(scalar, self.result.element))
-
-
-class _Adding(_Task):
-    """`overlap_add` and `window_scatter`: each element is the sum of what the windows that reach it have there.
-
-    Elements with one remainder by the strides are reached by the same taps, so a vector of them is a sum of vectors of
-    neighbouring windows, in registers; vectors of all remainders are interleaved.
-    """
-
-    def __init__(self, ctx: LoweringContext, operation: Operation, windows: Windows) -> None:
-        super().__init__(ctx, operation, windows)
-        element = self.result.element
-        self.within: ElementType = accumulator_of(element, element)
-        self.phases = list(itertools.product(*[range(s) for s in windows.strides[: windows.rows]]))
-
-    def bytes(self) -> int:
-        return self.w.strides[-1] * self.ctx.lanes * self.within.itemsize
-
-    def emit(self) -> None:
-        ctx, w, rows = self.ctx, self.w, self.w.rows
-        first = [low // s for low, s in zip(w.low[:rows], w.strides, strict=False)]
-        counts = [
-            (low + n - 1) // s - low // s + 1
-            for low, n, s in zip(w.low[:rows], w.shape, w.strides, strict=False)
-        ]
-        work = product(self.result.shape) * (w.taps() + 4)
-        with ctx.rows((*w.lead, *counts), work) as position:
-            lead = position[: len(w.lead)]
-            q = [at + f for at, f in zip(position[len(w.lead) :], first, strict=True)]
-            for phase in self.phases:
-                at = [i * s + p - low for i, s, p, low in zip(q, w.strides, phase, w.low, strict=False)]
-
-                def row(phase: tuple[int, ...] = phase, at: list[Index] = at) -> None:
-                    self._row(lead, q, phase, at)
-
-                self.inside(at, w.shape[:rows], row)
-
-    def _row(self, lead: Position, q: Sequence[Index], phase: tuple[int, ...], at: Sequence[Index]) -> None:
-        """One row of the result, by vectors of windows: those for which some reach beyond the first or the last window, and
-        those between."""
-        ctx, w, lanes, stride = self.ctx, self.w, self.ctx.lanes, self.w.strides[-1]
-        reached: list[tuple[tuple[int, ...], list[Index], Scalar]] = []
-        for taps in itertools.product(*[range(n) for n in w.sizes[: w.rows]]):
-            places = [t * d for t, d in zip(taps, w.dilations, strict=False)]
-            if any(p % s != r for p, s, r in zip(places, w.strides, phase, strict=False)):
-                continue
-            window = [i - p // s for i, p, s in zip(q, places, w.strides, strict=False)]
-            exists = ctx.e.constant(1, i1)
-            for position, count in zip(window, w.counts, strict=False):
-                exists = ctx.e.and_(exists, ctx.e.in_bounds(position, 0, count))
-            reached.append((taps, window, exists))
-        #: How far each tap's window is from the vector's number; of each remainder.
-        distances = [
-            [
-                (t, (r + w.low[-1]) // stride - t * w.dilations[-1] // stride)
-                for t in range(w.sizes[-1])
-                if t * w.dilations[-1] % stride == (r + w.low[-1]) % stride
-            ]
-            for r in range(stride)
-        ]
-        every = [d for taps in distances for _, d in taps]
-        extent, count = w.shape[-1], w.counts[-1]
-        total = -(-extent // (stride * lanes)) * lanes
-        low = -(-max(0, -min(every, default=0)) // lanes) * lanes
-        high = min(count - max(every, default=0), extent // stride) // lanes * lanes
-        low, high = (low, high) if low < high else (total, total)
-        line = ctx.b.alloca((stride * lanes,), register_type(self.within)) if stride > 2 else None
-        for start, stop, edge in ((0, low, True), (low, high, False), (high, total, True)):
-            if start == stop:
-                continue
-            with ctx.b.for_(start, stop, lanes) as loop:
-                with ctx.b.lanes_of(lanes) as lane:
-                    sums = [self._sum(lead, reached, taps, loop.index + lane, edge) for taps in distances]
-                self._store_vectors((*lead, *at), loop.index * stride, sums, line, edge)
-
-    def _sum(
-        self,
-        lead: Position,
-        reached: Sequence[tuple[tuple[int, ...], list[Index], Scalar]],
-        taps: Sequence[tuple[int, int]],
-        number: Index,
-        edge: bool,
-    ) -> Value:
-        """A vector of elements with one remainder."""
-        e, nothing = self.ctx.e, self.ctx.e.constant(0, self.within)
-        total: Scalar | None = None
-        for row_taps, window, exists in reached:
-            for tap, distance in taps:
-                place = number + distance
-                condition = e.and_(exists, e.in_bounds(place, 0, self.w.counts[-1])) if edge else exists
-                x = e.guarded(
-                    condition,
-                    lambda t=(*row_taps, tap), at=(*window, place): self._contribution(lead, t, at),  # type: ignore[misc]
-                    nothing,
-                )
-                total = x if total is None else e.add(total, x)
-        return self.ctx.spread((nothing if total is None else total).value)
-
-    def _store_vectors(
-        self, row: Position, start: Index, sums: Sequence[Value], line: Value | None, edge: bool
-    ) -> None:
-        """Interleaved, through the epilogue: elements from `start` of a row."""
-        b, lanes, stride, extent = self.ctx.b, self.ctx.lanes, self.w.strides[-1], self.w.shape[-1]
-        if extent == 1:  # no lanes: its position may not occur in the result's index
-            self.store((*row, 0), Scalar(b.extract(sums[0], 0), self.within))
-            return
-        both = [lane // 2 + lanes * (lane % 2) for lane in range(2 * lanes)]
-        if line is not None:
-            for number, x in enumerate(sums):
-                b.vstore(x, line, (number * lanes,))
-        for part in range(stride):
-            position = start + part * lanes
-            with b.lanes_of(lanes, extent - position if edge else None) as lane:
-                if line is not None:
-                    at = part * lanes + lane
-                    x = b.load(line, (at % stride * lanes + at // stride,))
-                elif stride == 2:
-                    x = b.shuffle(sums[0], sums[1], both[part * lanes : (part + 1) * lanes])
-                else:
-                    (x,) = sums
-                self.store((*row, position + lane), Scalar(x, self.within))
-
-    def _contribution(self, lead: Position, taps: tuple[int, ...], window: Position) -> Scalar:
-        ctx, w = self.ctx, self.w
-        if isinstance(self.op, OverlapAdd):
-            return ctx.e.convert(ctx.read(self.operands[0], (*lead, *taps, *window)), self.within)
-        ct, chosen = self.operands
-        here = [
-            o * s + t * d - low
-            for o, s, t, d, low in zip(window, w.strides, taps, w.dilations, w.low, strict=True)
-        ]
-        mine = ctx.e.index_to_scalar(encode((*lead, *here), self.result.shape), i64)
-        hit = ctx.e.compare("EQ", ctx.read(chosen, (*lead, *window)), mine)
-        x = ctx.e.convert(ctx.read(ct, (*lead, *window)), self.within)
-        return ctx.e.select(hit, x, ctx.e.constant(0, self.within))
-
-
-class _Reading(_Task):
+class _Reading(Task):
     """`reduce_window` and `reduce_window_index`."""
 
     def __init__(self, ctx: LoweringContext, operation: Operation, windows: Windows) -> None:
