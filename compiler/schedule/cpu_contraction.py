@@ -35,8 +35,9 @@ FEW_TRANSPOSED = 384
 FEW_DEPTH = 64
 #: Tasks that it is cut into unless columns are many, and bytes of a row of B for one.
 FEW_TASKS, FEW_RUN = 8, 2112
-#: The most of K that is read without packing from a B beyond L2, and the tiles of a task then, down and across.
-SPREAD_DEPTH, SPREAD_TILES = 1152, (16, 2)
+#: Without packing of a B beyond L2: the most of K that is not cut (two thirds of it if A is transposed), the blocks that more
+#: is cut into, the most of K, and a task's tiles from top to bottom.
+SPREAD_DEPTH, SPREAD_BLOCK, SPREAD_DEEPEST, SPREAD_DOWN = 1152, 512, 2048, 16
 #: Rows of A up to which sums are kept beside B's columns while B passes by, and bytes of B's rows that are read on end then.
 STREAMED_ROWS, STREAMED = 12, 16 << 10
 #: How much deeper blocks of words are: unfinished sums weigh more beside products that take less time, and A may as well
@@ -161,10 +162,13 @@ def choose(
     streams, far = en * ek * size > cpu.l2 // 2, en * ek * size > 2 * cpu.l2
     if words and a.unit_depth and b.unit_depth and ek >= lanes and (em <= WORDS_DOT or en <= 4):
         return _streams(em, ek, size, lanes, cpu) if em <= 4 and far else _dot(em, en, lanes, cpu)
-    if streams and em > STREAMED_ROWS and a.unit_depth and b.unit_row and _spread(n, k, size, a, b, cpu):
+    if streams and em > STREAMED_ROWS and isinstance(k, int) and _spread(m, n, k, size, a, b, cpu):
         rows, wide = dividing(m, rows), vectors * lanes
-        down = balanced(-(-em // rows), SPREAD_TILES[0])
-        return ContractionSchedule("direct", lanes, rows, vectors, ek, rows * down, wide * SPREAD_TILES[1])
+        down = balanced(-(-em // rows), SPREAD_DOWN)
+        if k <= (SPREAD_DEPTH if a.unit_depth else SPREAD_DEPTH * 2 // 3):
+            return ContractionSchedule("direct", lanes, rows, vectors, k, rows * down, wide * 2)
+        depth = -(-balanced(k, SPREAD_BLOCK) // UNROLL) * UNROLL
+        return ContractionSchedule("direct", lanes, rows, vectors, depth, rows * down, wide * 4)
     if b.plain and isinstance(m, int) and isinstance(n, int) and isinstance(k, int) and not batched:
         few = _few(m, n, k, size, lanes, b, streams, cpu)
         if few is not None:
@@ -220,14 +224,21 @@ def _fitting_rows(m: Index, vectors: int, cpu: CpuShape) -> int:
     return min(range(most, most // 2, -1), key=lambda rows: -(-m // rows) * (7 * rows + 1))
 
 
-def _spread(n: Index, k: Index, size: int, a: OperandFacts, b: OperandFacts, cpu: CpuShape) -> bool:
+def _spread(m: Index, n: Index, k: int, size: int, a: OperandFacts, b: OperandFacts, cpu: CpuShape) -> bool:
     """Is B, beyond L2 but not far, best read as it lies? If its rows fall into all sets of the caches it is: packing costs
     more than what a tile's rows cost in pages. (Measured: 512 99 % of the peak instead of 97, 600 97 (93), 1000 95 (92), 100
-    rows by 1000 x 1000 96 (84); but 1024 and 1023 90, where rows lie a page apart, and 1400 x 1600 89.)"""
-    if not (a.plain and b.plain and isinstance(n, int) and isinstance(k, int)):
+    rows by 1000 x 1000 96 (84), 1024 x 384 x 1536 97 (92); but 1024 and 1023 90, where rows lie a page apart, and 1400 x
+    1600 89. With A transposed 1152 x 384 x 1024 96 (92), but 1000 86 (91).)"""
+    if not (a.plain and b.plain and b.unit_row and isinstance(n, int)) or k > SPREAD_DEEPEST:
         return False
-    beyond = n * size % PAGE
-    return min(beyond, PAGE - beyond) >= 64 and k <= SPREAD_DEPTH and n * k * size <= 5 * cpu.l2
+
+    def apart(extent: int) -> bool:
+        beyond = extent * size % PAGE
+        return min(beyond, PAGE - beyond) >= 64
+
+    if a.unit_depth:
+        return apart(n) and n * k * size <= 5 * cpu.l2
+    return a.unit_row and isinstance(m, int) and apart(m) and apart(n) and n * k * size <= 2 * cpu.l2
 
 
 def _fetching(m: int, n: int, k: Index, size: int, lanes: int, cpu: CpuShape) -> ContractionSchedule:
