@@ -72,6 +72,8 @@ CONVOLUTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]]
     "1 x 1": ((1, 33, 14, 14), (70, 33, 1, 1), {}),
     "7 x 7, stride 2": ((1, 3, 40, 40), (64, 3, 7, 7), {"stride": 2, "padding": 3}),
     "depthwise": ((1, 24, 21, 23), (24, 1, 3, 3), {"padding": 1, "groups": 24}),
+    "depthwise, stride 2": ((1, 24, 40, 45), (24, 1, 5, 5), {"stride": 2, "padding": 2, "groups": 24}),
+    "few features, stride 2": ((1, 3, 31, 64), (20, 3, 3, 3), {"stride": 2, "padding": 1}),
     "grouped, dilated": ((2, 8, 15, 16), (12, 4, 3, 3), {"groups": 2, "dilation": 2}),
 }
 
@@ -83,6 +85,18 @@ def test_convolutions(name: str, cpu: str) -> None:
     weight = fb.from_numpy(w).clone()
     exact = torch.conv2d(torch.from_numpy(x).double(), torch.from_numpy(w).double(), **given).numpy()
     found = fb.compile(lambda x: nn.functional.conv2d(x, weight, **given))(fb.from_numpy(x))
+    np.testing.assert_allclose(found.numpy(), exact, rtol=1e-4, atol=1e-4)
+
+
+def test_a_pointwise_and_a_depthwise_convolution(cpu: str) -> None:
+    x, first, second = normal(1, 12, 60, 70), normal(24, 12, 1, 1), normal(24, 1, 3, 3)
+
+    def both(m: Any, x: Any, w: Any, v: Any) -> Any:
+        y = m.clamp(m.nn.functional.conv2d(x, w), 0, 6)
+        return m.nn.functional.conv2d(y, v, stride=2, padding=1, groups=24)
+
+    exact = both(torch, *[torch.from_numpy(a).double() for a in (x, first, second)]).numpy()
+    found = fb.compile(lambda *xs: both(fb, *xs))(*[fb.from_numpy(a) for a in (x, first, second)])
     np.testing.assert_allclose(found.numpy(), exact, rtol=1e-4, atol=1e-4)
 
 
