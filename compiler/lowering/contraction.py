@@ -87,7 +87,13 @@ def _facts(problem: Contraction, operand: Operand) -> OperandFacts:
     if plain is None:
         width = 0 if operand.panels is None else operand.panels.width
         return OperandFacts(False, False, False, width)
-    return OperandFacts(plain.element is problem.accumulator, plain.unit_row, plain.unit_depth)
+    # Without a loss of time only words that need no change, and without a mask only whole ones.
+    dot, k = problem.dot, problem.k
+    whole = dot is not None and isinstance(k, int) and k % dot.group == 0 and not dot.flip
+    in_words = whole and plain.unit_depth and dot is not None and plain.element.bits == dot.piece.bits
+    return OperandFacts(
+        plain.element is problem.accumulator, plain.unit_row, plain.unit_depth, in_words=in_words
+    )
 
 
 def workspace_elements(problem: Contraction, cpu: CpuShape, chooser: Chooser = choose) -> Index:
@@ -202,7 +208,11 @@ class _Direct(Tiles):
         masks = [self.column_mask(place.valid_columns, v) for v in range(place.vectors)]
         rows = _existing(place.i, place.rows, place.valid_rows)
 
+        words = self.p.a.words
+
         def a_at(r: int, k: Index) -> Value:
+            if words is not None:
+                return words.one(b, place.batch, rows[r], place.first + k)
             return b.load(left.buffer, left.at(place.batch, rows[r], place.first + k))
 
         def b_at(v: int, k: Index) -> Value:

@@ -58,6 +58,9 @@ class WordReader(Protocol):
     def whole(self) -> Index:
         """How many words of a row have all their elements."""
 
+    def one(self, b: Emitter, batch: Batch, row: Index, k: Index) -> Value:
+        """A whole word."""
+
     def along_rows(self, b: Emitter, batch: Batch, row: Index, k: Index, lanes: int, mask: Any) -> Value:
         """Word number k of the rows from `row`, which are neighbours in memory; those in the mask, if there is one."""
 

@@ -37,6 +37,11 @@ class PlainWords:
         """How many words of a row have all their elements."""
         return self.depth // self.dot.group
 
+    def one(self, b: Emitter, batch: Batch, row: Index, k: Index) -> Value:
+        """A whole word."""
+        builder: LoopBuilder = b.builder
+        return builder.extract(self.along_depth(b, batch, row, k, 1), 0)
+
     def along_rows(self, b: Emitter, batch: Batch, row: Index, k: Index, lanes: int, mask: Any) -> Value:
         """Word number k of the rows from `row`, which are neighbours in memory; those in the mask, if there is one."""
 

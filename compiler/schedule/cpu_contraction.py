@@ -91,12 +91,14 @@ class ContractionSchedule:
 @dataclass(frozen=True)
 class OperandFacts:
     """`plain`: elements lie in a buffer of the accumulator's type; `unit_row`, `unit_depth`: stride 1 along
-    M (of A) or N (of B), along K. `panel`: it lies in panels of this width; 0 if not."""
+    M (of A) or N (of B), along K. `panel`: it lies in panels of this width; 0 if not. `in_words`: where k counts words, they
+    may be read one by one as they lie."""
 
     plain: bool
     unit_row: bool
     unit_depth: bool
     panel: int = 0
+    in_words: bool = False
 
 
 def _assume(extent: Index, default: int = 256) -> int:
@@ -187,8 +189,9 @@ def choose(
         )
     if b.plain and b.unit_row and streams and isinstance(m, int) and m <= FEW and isinstance(n, int):
         return _fetching(m, n, k, size, lanes, cpu)
-    if a.plain and isinstance(k, int) and k * vectors * lanes * size <= 2 * cpu.l1 and em <= 512:
-        rows = dividing(m, rows)
+    as_it_lies = a.plain or (words and a.in_words)
+    if as_it_lies and isinstance(k, int) and k * vectors * lanes * size <= 2 * cpu.l1 and em <= 512:
+        rows = _fitting_rows(m, vectors, cpu) if words else dividing(m, rows)
         return ContractionSchedule(
             "panel", lanes, rows, vectors, max(k, 1), -(-em // rows) * rows, vectors * lanes
         )

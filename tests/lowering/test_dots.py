@@ -84,6 +84,22 @@ def test_words_where_they_lie(size: tuple[int, int, int], pair: tuple[ElementTyp
     check(run_graph(product(m, n, k, False, True, *pair), [a, b])[0], a, b.T)
 
 
+@pytest.mark.parametrize("right", [False, True])
+@pytest.mark.parametrize("pair", [(bf16, bf16), (u8, i8)], ids=str)
+def test_batches(pair: tuple[ElementType, ElementType], right: bool) -> None:
+    """A's words as they lie, panels of B on the stack of each task; on two threads."""
+    m, n, k = 37, 70, 68
+    x = Value(tensor((5, m, k), pair[0]))
+    y = Value(tensor((5, n, k) if right else (5, k, n), pair[1]))
+    dot = DotGeneral((0,), (0,), (2,), (2 if right else 1,), f32 if pair[0] is bf16 else i32)
+    a, b = numbers(pair[0], 5, m, k), numbers(pair[1], 5, *((n, k) if right else (k, n)))
+    before = fb.get_num_threads()
+    fb.set_num_threads(2)
+    (found,) = run_graph(Graph([x, y], [apply(dot, x, y)]), [a, b])
+    fb.set_num_threads(before)
+    check(found, a, b.swapaxes(1, 2) if right else b)
+
+
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
 def test_symbolic_sizes(pair: tuple[ElementType, ElementType]) -> None:
     graph = product(dim("M"), dim("N"), dim("K"), False, True, *pair)
