@@ -30,6 +30,8 @@ Array = np.ndarray[Any, Any]
 
 #: Pending operations beyond which a graph is evaluated without being asked for.
 LIMIT = 2000
+#: Sets of wanted values that one step of a walk remembers.
+ROUTES = 32
 
 
 # -- recording -----------------------------------------------------------------------------------------------------
@@ -253,6 +255,8 @@ def compute(wanted: list[Value], step: Step | None = None, base: int = 0, count:
     if route is None:
         plan, leaves, arrays, kept = planned(wanted)
         if step is not None:
+            if len(step.routes) >= ROUTES:
+                step.routes.clear()
             step.routes[tuple(key)] = Route(plan, wanted, leaves, kept)
     else:
         statistics.hits += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -317,6 +316,8 @@ def _target(target: Any) -> Any:
 
 def _staged(path: Path) -> Path:
     """An empty file of another name beside `path`."""
+    import tempfile  # takes two milliseconds, which every program's start would pay
+
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     return Path(temporary)

@@ -47,6 +47,7 @@ def broadcast_shapes(*shapes: Any) -> tuple[Any, ...]:
 
 
 _STEPS: dict[Any, tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
+_REMEMBERED = 1 << 14
 
 
 def _to(kind: Any, element: ElementType, shape: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -84,6 +85,8 @@ def operands(a: Any, b: Any, floating: bool = False) -> tuple[Value, Value]:
         if floating and not element.is_float:
             element = dtypes.get_default_dtype().element
         shape = broadcast_shapes(sx, sy)
+        if len(_STEPS) >= _REMEMBERED:
+            _STEPS.clear()
         steps = _STEPS[key] = _to(tx, element, shape), _to(ty, element, shape)
     for definition in steps[0]:
         x = record(definition, x)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,6 +115,8 @@ def save(obj: Any, f: str | os.PathLike[str] | BinaryIO) -> None:
         f.write(content)
         return
     target = Path(f)
+    import tempfile  # takes two milliseconds, which every program's start would pay
+
     descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent or ".")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -20,7 +20,7 @@ from flambeau.compiler.dialects.graph.autograd_ops import CustomGradient
 from flambeau.compiler.ir.core import Operation, Value, infer_types
 from flambeau.compiler.ir.opdef import OpDef
 from flambeau.compiler.ir.types import Type
-from flambeau.reverse import Meta
+from flambeau.reverse import is_leaf
 
 #: A place in the user's program: a code object and the instruction in it, or (file, line), or None.
 Place = Any
@@ -146,11 +146,10 @@ class _Tree:
     def __init__(self) -> None:
         self.root, self.steps = Step(()), 0
 
-    def grow(self, step: Step, key: tuple[Any, ...], types: tuple[Type, ...]) -> Step:
+    def grow(self, step: Step, key: tuple[Any, ...], types: tuple[Type, ...], whole: bool) -> Step:
         self.steps += 1
         if self.steps > STEPS:
             self.root, self.steps = Step(()), 0
-        whole = step.whole and not any(type(part) is tuple and part[1] == "made" for part in key)
         return step.edges.setdefault(key, Step(types, whole))
 
 
@@ -250,13 +249,18 @@ class Recorder:
             return None
         base, count = self.base, self.count
         key: list[Any] = [rule, flows]
+        whole = step.whole
         for value in sources:
             number = value.number - base
             if 0 <= number < count:
                 key.append(number)
                 continue
             if value.data is not None:
-                key.append((value.type, history_of(value)) if value.requires_grad else value.type)
+                if value.requires_grad:
+                    whole = whole and is_leaf(value)
+                    key.append((value.type, is_leaf(value)))
+                else:
+                    key.append(value.type)
             elif value.definition is not None and not value.sources:
                 key.append(value.definition)
             else:  # made elsewhere: by a pass, in another thread, before the last evaluation
@@ -272,7 +276,7 @@ class Recorder:
         found = step.edges.get(edge)
         if found is None:
             try:
-                found = tree.grow(step, edge, self.types(rule, sources, place))
+                found = tree.grow(step, edge, self.types(rule, sources, place), whole)
             except BaseException:
                 self.step = None  # numbers were given for nothing
                 raise
@@ -283,7 +287,7 @@ class Recorder:
         """Something else has happened that what comes later depends on."""
         if self.step is not None:
             edge = ("event", key)
-            self.step = self.step.edges.get(edge) or tree.grow(self.step, edge, ())
+            self.step = self.step.edges.get(edge) or tree.grow(self.step, edge, (), self.step.whole)
 
     def types(self, rule: Any, sources: Sequence[Value], place: Place) -> tuple[Type, ...]:
         """What `rule` gives of these sources. Raises TypeInferenceError."""
@@ -296,12 +300,6 @@ class Recorder:
             if location is None or error.location is not None:
                 raise
             raise type(error)(error.message, Location(*location)) from None
-
-
-def history_of(value: Value) -> str:
-    """Whether a known value with a derivative is where derivatives end."""
-    meta = value.hooks
-    return "leaf" if meta.__class__ is Meta and meta.leaf else "made"
 
 
 class State(threading.local):

@@ -125,6 +125,7 @@ class Region:
 
 
 _INFERRED: dict[tuple[Any, ...], tuple[Type, ...]] = {}
+_REMEMBERED = 1 << 16
 
 
 def infer_types(definition: OpDef, operand_types: tuple[Type, ...]) -> tuple[Type, ...]:
@@ -133,6 +134,8 @@ def infer_types(definition: OpDef, operand_types: tuple[Type, ...]) -> tuple[Typ
     found = _INFERRED.get(key)
     if found is None:
         inferred = definition.infer(*operand_types)
+        if len(_INFERRED) >= _REMEMBERED:
+            _INFERRED.clear()
         found = _INFERRED[key] = inferred if isinstance(inferred, tuple) else (inferred,)
     return found
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -65,6 +64,8 @@ def trunc_normal_(
     generator: Any = None,
 ) -> Tensor:
     """Normal, limited to [a, b] by inverting the distribution function between its values there."""
+
+    from statistics import NormalDist  # few programs need it, and it takes a millisecond to import
 
     def below(x: float) -> float:
         return (1.0 + math.erf(x / math.sqrt(2.0))) / 2.0

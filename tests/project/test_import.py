@@ -6,7 +6,20 @@ import sys
 
 import pytest
 
-LATE = ["llvmlite", "rich", "click", "onnx", "pycuda", "torch", "safetensors", "mpi4py", "flambeau.cli"]
+LATE = [
+    "tempfile",
+    "statistics",
+    "decimal",
+    "llvmlite",
+    "rich",
+    "click",
+    "onnx",
+    "pycuda",
+    "torch",
+    "safetensors",
+    "mpi4py",
+    "flambeau.cli",
+]
 
 
 def loaded_after(statement: str) -> set[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,10 @@ Array = np.ndarray[Any, Any]
 
 # B(2k) / (2k)! for k = 1 … 8 (Abramowitz & Stegun, table 23.2).
 _BERNOULLI = tuple(
-    float(Fraction(b) / math.factorial(2 * k))
-    for k, b in enumerate(("1/6", "-1/30", "1/42", "-1/30", "5/66", "-691/2730", "7/6", "-3617/510"), 1)
+    above / (below * math.factorial(2 * k))
+    for k, (above, below) in enumerate(
+        ((1, 6), (-1, 30), (1, 42), (-1, 30), (5, 66), (-691, 2730), (7, 6), (-3617, 510)), 1
+    )
 )
 #: So far the argument is moved by the recurrence; from 10 on the asymptotic series has f64's digits.
 _SHIFT = 16
