@@ -138,8 +138,8 @@ def pays(
     direct: float | None = None,
 ) -> bool:
     """Is it faster than a direct convolution (at the cost `direct`, if that is known)? In cycles of one vector multiply-add
-    each; the constants are measured (Zen 4): what a transform of a panel's channel, of a tile's vector and of a pair of
-    features' kernel costs."""
+    each; the constants are measured (Zen 4): what a transform of a panel's channel, of a tile's vector and of a vector
+    of features' kernel costs."""
     lanes = cpu.vector_bits // 8 // itemsize
     if lanes < 4 or channels < 16 or features < 16:
         return False
@@ -153,5 +153,5 @@ def pays(
         direct = 9 * channels * features * count * size[0] * size[1] / lanes / 0.92
     products = POSITIONS * channels * blocks * s.vectors * count * s.panels * s.rows * 1.1
     transforms = count * s.panels * (channels * s.vertical * 60 + blocks * s.vectors * s.rows * 80)
-    kernel = 0 if kernel_is_ready else 13 * channels * features
+    kernel = 0 if kernel_is_ready else 208 * channels * features / lanes
     return direct > 1.1 * (products + transforms + kernel)
