@@ -16,13 +16,14 @@ from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.contraction import accumulator_of
 from flambeau.compiler.ir.builder import LoopBuilder
 from flambeau.compiler.ir.core import Graph, Value
-from flambeau.compiler.ir.types import ElementType, bf16, f32, i8, i32, index, memref, tensor
+from flambeau.compiler.ir.types import ElementType, VectorType, bf16, f32, i8, i32, index, memref, tensor
 from flambeau.compiler.lowering.words import multiply_add
 from flambeau.compiler.targets.cpu import emit_ir, has_fma
 from flambeau.compiler.targets.dots import dot_instruction
 from flambeau.compiler.targets.machine import emit_object, process_target
 from flambeau.execution import ArrayExecutable
 from flambeau.runtime import threads as pools
+from flambeau.runtime.buffer import allocate, as_numpy
 from flambeau.runtime.engine import default_engine
 
 #: Elements of each of triad's arrays: 64 MiB of f32, more than caches hold.
@@ -32,14 +33,21 @@ TRIAD = 1 << 24
 @dataclass(frozen=True)
 class Limits:
     """Of so many threads together. `peak_gflops`: f32 multiplications and additions in registers only. `triad_gbs`:
-    a[i] = b[i] + s * c[i], three arrays of traffic. `bf16_gflops` and `int8_gops`: products of bf16 and of signed bytes by
-    dot instructions, and their sums; 0 if the processor has none."""
+    a[i] = b[i] + s * c[i] past the caches, three arrays of traffic, aligned to lines. `reading_gbs`: an array that is only
+    read, which is slower than reading and writing at the same time; 0 if it was not measured. `bf16_gflops` and `int8_gops`:
+    products of bf16 and of signed bytes by dot instructions, and their sums; 0 if the processor has none."""
 
     threads: int
     peak_gflops: float
     triad_gbs: float
     bf16_gflops: float = 0.0
     int8_gops: float = 0.0
+    reading_gbs: float = 0.0
+
+    def moving(self, traffic: float, read: float) -> float:
+        """Seconds in which so many bytes may move at best, of which so many are read."""
+        reading = read / self.reading_gbs if self.reading_gbs else 0.0
+        return max(traffic / self.triad_gbs, reading) / 1e9
 
     def peak(self, arithmetic: str) -> float:
         """Billions of operations a second on "f32", "bf16" or "int8"; f32's where there is no instruction."""
@@ -169,9 +177,42 @@ def triad() -> float:
     run = ArrayExecutable(
         Graph([b, c, s], [build.add(b, build.mul(c, build.broadcast_in_dim(s, (TRIAD,), ())))])
     )
-    arrays = [np.ones(TRIAD, np.float32), np.full(TRIAD, 2, np.float32), np.array(3, np.float32)]
+    arrays = [_aligned(np.full(TRIAD, n, np.float32)) for n in (1, 2)] + [np.array(3, np.float32)]
     assert (run(arrays)[0] == 7).all()
     return 3 * 4 * TRIAD / seconds(lambda: run(arrays), rounds=5) / 1e9
+
+
+def _aligned(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A copy in memory as results have it: from a huge page's start on."""
+    copy = as_numpy(allocate(array.nbytes), array.dtype, array.shape)
+    copy[...] = array
+    return copy
+
+
+def reading(threads: int) -> float:
+    """GB/s of threads that only read, each an array of its own beyond the caches: half vectors, of which more than full ones
+    are on their way at the same time."""
+    target, lanes = process_target(), 8
+    b = LoopBuilder(fma=has_fma(target))
+    with b.function("reading", [memref((TRIAD,), f32), memref((SUMS, lanes), f32)], ["x", "y"]) as f:
+        start = [b.constant(VectorType.get((lanes,), f32), 0.0)] * SUMS
+        with b.for_(0, TRIAD, SUMS * lanes, init=start, vectorize=False) as loop:
+            vectors = [b.vload(f["x"], [loop.index + v * lanes], lanes) for v in range(SUMS)]
+            loop.yield_(*[b.fadd(x, y) for x, y in zip(loop.carried, vectors, strict=True)])
+        for v, total in enumerate(loop.results):
+            b.vstore(total, f["y"], [v, 0])
+    module = default_engine().add_object(
+        emit_object(emit_ir(b.functions, target), target, 3), exports=["reading"]
+    )
+    read = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(module.address("reading"))
+    arrays = [_aligned(np.ones(TRIAD, np.float32)) for _ in range(threads)]
+    sums = [_aligned(np.zeros(SUMS * lanes, np.float32)) for _ in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        once = seconds(
+            lambda: list(pool.map(lambda x, y: read(x.ctypes.data, y.ctypes.data), arrays, sums)), rounds=5
+        )
+    assert all(s.sum() == TRIAD for s in sums)
+    return threads * 4 * TRIAD / once / 1e9
 
 
 def measure(threads: Iterable[int]) -> Machine:
@@ -180,7 +221,8 @@ def measure(threads: Iterable[int]) -> Machine:
     try:
         for count in threads:
             pools.set_num_threads(count)
-            found.append(Limits(count, fma_peak(count), triad(), dot_peak(count, bf16), dot_peak(count, i8)))
+            dots = dot_peak(count, bf16), dot_peak(count, i8)
+            found.append(Limits(count, fma_peak(count), triad(), *dots, reading(count)))
     finally:
         pools.set_num_threads(before)
     return Machine(target.cpu, target.vector_bits, tuple(found))

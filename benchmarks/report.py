@@ -39,7 +39,8 @@ def limit(workload: Workload, seconds: float, threads: int, machine: Machine) ->
         return f"{rate:.0f} {unit} {100 * rate / limits.peak(workload.arithmetic):.0f}%"
     if workload.traffic:
         rate = workload.traffic / seconds / 1e9
-        return f"{rate:.1f} GB/s {100 * rate / limits.triad_gbs:.0f}%"
+        least = limits.moving(workload.traffic, workload.read)
+        return f"{rate:.1f} GB/s {100 * least / seconds:.0f}%"
     return ""
 
 
@@ -183,6 +184,7 @@ def described(run: dict[str, Any]) -> str:
         + (f"{one.bf16_gflops:.1f} bf16, " if one.bf16_gflops else "")
         + (f"{one.int8_gops:.1f} Gop/s int8, " if one.int8_gops else "")
         + f"triad {one.triad_gbs:.1f} GB/s"
+        + (f", reading {one.reading_gbs:.1f}" if one.reading_gbs else "")
         for one in machine.limits
     )
     about = ", ".join(f"{k} {v}" for k, v in run["about"].items())

@@ -16,10 +16,10 @@ class Workload:
     """`setup(m)` gives what is timed, for the module `m` (torch or flambeau): a function or network of the tensors of
     `arrays()`, a `Gradient` of one, a training `Step`, or an optimizer's `Update`.
 
-    `work` counts operations of arithmetic, `traffic` bytes that must move at least; the larger share of the machine's
-    limits is reported; `arithmetic` says of which peak. `tolerance`: of the result, relative to the largest exact element.
-    `dtype`: what the arrays of floats become first, if not float32. `eager`: not compiled, because the dynamic way is what
-    the workload is about.
+    `work` counts operations of arithmetic, `traffic` bytes that must move at least, `read` those of them that are read; the
+    larger share of the machine's limits is reported; `arithmetic` says of which peak. `tolerance`: of the result, relative to
+    the largest exact element. `dtype`: what the arrays of floats become first, if not float32. `eager`: not compiled, because
+    the dynamic way is what the workload is about.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Workload:
     dtype: str = ""
     eager: bool = False
     arithmetic: str = "f32"
+    read: float = 0
 
     @property
     def group(self) -> str:

@@ -18,8 +18,9 @@ def _moving(
     shapes: tuple[tuple[int, ...], ...],
     elements: float,
     tolerance: float = 1e-5,
+    read: float | None = None,
 ) -> Workload:
-    """`elements` of 4 bytes move at least."""
+    """`elements` of 4 bytes move at least, of which `read` are read: half, if it is not given."""
     return Workload(
         f"memory.{name}",
         normal(*shapes),
@@ -27,6 +28,7 @@ def _moving(
         0,
         4 * elements,
         tolerance=tolerance,
+        read=4 * (elements / 2 if read is None else read),
     )
 
 
@@ -60,18 +62,26 @@ MEMORY = (
         ((8192, 1024), (1024,), (1024,)),
         16 * M,
     ),
-    _moving("sum", lambda m, x: x.sum(), ((64 * M,),), 64 * M, 1e-3),
-    _moving("row_sum", lambda m, x: x.sum(1), ((8192, 2048),), 16 * M),
-    _moving("column_sum", lambda m, x: x.sum(0), ((8192, 2048),), 16 * M),
+    _moving("sum", lambda m, x: x.sum(), ((64 * M,),), 64 * M, 1e-3, 64 * M),
+    _moving("row_sum", lambda m, x: x.sum(1), ((8192, 2048),), 16 * M, read=16 * M),
+    _moving("column_sum", lambda m, x: x.sum(0), ((8192, 2048),), 16 * M, read=16 * M),
     _moving("transpose", lambda m, x: x.t().contiguous(), SQUARE, 32 * M),
     _moving("cumsum", lambda m, x: x.cumsum(1), SQUARE, 32 * M),
-    _moving("argmax", lambda m, x: x.argmax(1), SQUARE, 16 * M),
+    _moving("argmax", lambda m, x: x.argmax(1), SQUARE, 16 * M, read=16 * M),
     _moving("sort", lambda m, x: x.sort()[0], ((M,),), 2 * M),
     Workload(
         "memory.embedding",
         _tables,
         lambda m: lambda table, index: m.nn.functional.embedding(index, table),
         traffic=8 * 8192 * 768,
+        read=4 * 8192 * 768,
     ),
-    Workload("memory.adam_100", list, _adam, traffic=4 * 7 * 10_190_354, tolerance=1e-5),
+    Workload(
+        "memory.adam_100",
+        list,
+        _adam,
+        traffic=4 * 7 * 10_190_354,
+        tolerance=1e-5,
+        read=4 * 4 * 10_190_354,
+    ),
 )

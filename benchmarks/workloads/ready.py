@@ -25,7 +25,7 @@ class Readiness:
 
     group = "ready"
     is_model = False
-    work = traffic = 0.0
+    work = traffic = read = 0.0
 
     @property
     def unit(self) -> str:

@@ -171,6 +171,10 @@ def test_share_of_the_limits() -> None:
     assert report.limit(product, product.work / 50e9, 1, MACHINE) == "50 GF/s 50%"
     assert report.limit(product, product.work / 90e9, 2, MACHINE) == "90 GF/s 50%"
     assert report.limit(sums, sums.traffic / 10e9, 1, MACHINE) == "10.0 GB/s 50%"
+    known = Machine("any", 512, (Limits(1, 100.0, 20.0, reading_gbs=16.0),))
+    assert report.limit(sums, sums.traffic / 10e9, 1, known) == "10.0 GB/s 62%"
+    both = timed("memory.softmax")  # reads half of what it moves
+    assert report.limit(both, both.traffic / 10e9, 1, known) == "10.0 GB/s 50%"
     with pytest.raises(KeyError):
         MACHINE.of(3)
 
