@@ -1,7 +1,7 @@
 """How a contraction runs on a CPU: which scheme, which register tile, which cache blocks.
 
-Measured on AVX-512 (Zen 4) against a loop of nothing but fused multiply-adds: packed 93-96 % from 1023 to 2048,
-direct 95-99 % from 127 to 1000. The register tile keeps accumulators, one row of B and one broadcast
+Measured on AVX-512 (Zen 4) against a loop of nothing but fused multiply-adds: 96-98 % from 256 to
+2048, with B transposed 98 % (panel). The register tile keeps accumulators, one row of B and one broadcast
 in registers; loop order "rows outside" keeps the A panel in L1 while B streams from L2.
 """
 
@@ -35,6 +35,8 @@ FEW_TRANSPOSED = 384
 FEW_DEPTH = 64
 #: Tasks that it is cut into unless columns are many, and bytes of a row of B for one.
 FEW_TASKS, FEW_RUN = 8, 2112
+#: The most bytes of a panel of B on a task's stack.
+PANEL_BYTES = 128 << 10
 #: Without packing of a B beyond L2: the most of K that is not cut (two thirds of it if A is transposed), the blocks that more
 #: is cut into, the most of K, and a task's tiles from top to bottom.
 SPREAD_DEPTH, SPREAD_BLOCK, SPREAD_DEEPEST, SPREAD_DOWN = 1152, 512, 2048, 16
@@ -189,6 +191,10 @@ def choose(
         )
     if b.plain and b.unit_row and streams and isinstance(m, int) and m <= FEW and isinstance(n, int):
         return _fetching(m, n, k, size, lanes, cpu)
+    if a.plain and b.plain and a.unit_depth and isinstance(k, int) and em > FEW_ROWS:
+        wide = lanes * (1 if b.unit_depth else vectors)
+        if k * wide * size <= PANEL_BYTES and (b.unit_depth or b.unit_row):
+            return _panels(em, en, k, size, dividing(m, rows), wide, lanes, cpu)
     as_it_lies = a.plain or (words and a.in_words)
     if as_it_lies and isinstance(k, int) and k * vectors * lanes * size <= 2 * cpu.l1 and em <= 512:
         rows = _fitting_rows(m, vectors, cpu) if words else dividing(m, rows)
@@ -225,6 +231,19 @@ def _fitting_rows(m: Index, vectors: int, cpu: CpuShape) -> int:
     if m <= most:
         return max(1, m)
     return min(range(most, most // 2, -1), key=lambda rows: -(-m // rows) * (7 * rows + 1))
+
+
+def _panels(
+    m: int, n: int, k: int, size: int, rows: int, wide: int, lanes: int, cpu: CpuShape
+) -> ContractionSchedule:
+    """A as it lies, beside one panel of B at a time, of all of K: nothing of A is packed, no sum is kept unfinished. (1024 with B
+    transposed 98 % of the peak, 94 from packed blocks; 1023 96 (93).) A task's rows of A stay in L3, and are so many that
+    packing its panel does not count."""
+    tasks = max(1, SPREAD_DOWN // -(-n // wide))
+    most = max(SPREAD_DOWN, min(4 * cpu.l2 // (k * size), -(-m // tasks)) // rows)
+    return ContractionSchedule(
+        "panel", lanes, rows, wide // lanes, k, rows * balanced(-(-m // rows), most), wide
+    )
 
 
 def _spread(m: Index, n: Index, k: int, size: int, a: OperandFacts, b: OperandFacts, cpu: CpuShape) -> bool:

@@ -51,6 +51,8 @@ def test_element_functions(plain: str, transposed: str) -> None:
         (Case((), 150, 260, 1300), "direct"),
         (Case((), 150, 260, 1300, transposed="a"), "direct"),
         (Case((), 150, 256, 2100), "packed"),
+        (Case((), 300, 70, 900, transposed="b", threads=2), "panel"),
+        (Case((), 200, 1024, 701, threads=2), "panel"),
         (Case((), 20, 1024, 500), "packed"),
         (Case((), 30, 1024, 500), "few"),
         (Case((), 30, 1100, 500), "direct"),
