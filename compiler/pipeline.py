@@ -28,6 +28,7 @@ from flambeau.compiler.passes.order import order
 from flambeau.compiler.passes.pack_invariants import pack_invariants
 from flambeau.compiler.passes.pack_weights import pack_weights, read_from_panels
 from flambeau.compiler.passes.plan import MemoryPlan, plan
+from flambeau.compiler.passes.rematerialise import rematerialise
 from flambeau.compiler.passes.simplify import simplify
 from flambeau.compiler.passes.simplify_scans import simplify_scans
 from flambeau.compiler.passes.split_groups import split_groups
@@ -153,7 +154,9 @@ def _simplify(c: Compilation, opt_level: int, entry: str) -> None:
     graph = expand_depthwise(graph, cpu)
     graph = simplify(block_convolutions(graph, cpu, [graph.parameters[i] for i in c.weights]))
     graph = pack_invariants(graph, c.target)
-    if c.weights:
+    if not c.weights:  # else nothing is trained
+        graph = rematerialise(graph)
+    else:
         weights = [graph.parameters[i] for i in c.weights]
         packed = read_from_panels(pack_weights(graph, weights, c.target), weights)
         split = split_weights(packed, weights)

@@ -6,6 +6,7 @@ from flambeau.compiler.ir.passes import Pass
 from flambeau.compiler.passes.block_convolutions import BlockConvolutions
 from flambeau.compiler.passes.decompose import Decompose
 from flambeau.compiler.passes.expand_depthwise import ExpandDepthwise
+from flambeau.compiler.passes.rematerialise import Rematerialise
 from flambeau.compiler.passes.simplify import Simplify
 from flambeau.compiler.passes.simplify_scans import SimplifyScans
 from flambeau.compiler.passes.split_groups import SplitGroups
@@ -24,5 +25,6 @@ PASSES: tuple[type[Pass], ...] = (
     Winograd,
     ExpandDepthwise,
     BlockConvolutions,
+    Rematerialise,
     Simplify,
 )

@@ -11,6 +11,7 @@ from flambeau.compiler.dialects.graph import contraction as contraction
 from flambeau.compiler.dialects.graph import convolution as convolution
 from flambeau.compiler.dialects.graph import expanded_depthwise as expanded_depthwise
 from flambeau.compiler.dialects.graph import indexing as indexing
+from flambeau.compiler.dialects.graph import optimization_barrier as optimization_barrier
 from flambeau.compiler.dialects.graph import overlap_add as overlap_add
 from flambeau.compiler.dialects.graph import packing as packing
 from flambeau.compiler.dialects.graph import pointwise_arithmetic as pointwise_arithmetic
