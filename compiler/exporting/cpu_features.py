@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flambeau.compiler.targets.cpu import uses
 from flambeau.compiler.targets.machine import TargetDescription, host_target
 
 #: (name, cpuid leaf, its subleaf, register, bit): what is tested at `create` where the code was built with the feature.
@@ -28,7 +29,7 @@ def required_features(target: TargetDescription) -> list[tuple[str, int, int, st
     """
     if target.architecture != "x86_64" or host_target().architecture != "x86_64":
         return []
-    return [f for f in X86_FEATURES if target.has(f[0])]
+    return [f for f in X86_FEATURES if uses(target, f[0])]
 
 
 def cpu_check(target: TargetDescription) -> list[str]:

@@ -198,8 +198,10 @@ def choose(
     as_it_lies = a.plain or (words and a.in_words)
     if as_it_lies and isinstance(k, int) and k * vectors * lanes * size <= 2 * cpu.l1 and em <= 512:
         rows = _fitting_rows(m, vectors, cpu) if words else dividing(m, rows)
+        # Where A's rows lie far apart LLVM loads words of several steps at once, and has no registers for them in NEON.
+        unroll = 1 if words and cpu.vector_bits == 128 else UNROLL
         return ContractionSchedule(
-            "panel", lanes, rows, vectors, max(k, 1), -(-em // rows) * rows, vectors * lanes
+            "panel", lanes, rows, vectors, max(k, 1), -(-em // rows) * rows, vectors * lanes, unroll
         )
     if words:
         rows = _fitting_rows(m, vectors, cpu)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from flambeau.compiler.ir.core import Operation
 from flambeau.compiler.targets import llvm_rounding
+from flambeau.compiler.targets.dots import BF16_NAMES, VNNI_NAMES
 from flambeau.compiler.targets.llvm import new_module
 from flambeau.compiler.targets.machine import TargetDescription, emit_object
 from flambeau.compiler.targets.scalars import CPU
@@ -15,6 +16,28 @@ from flambeau.compiler.targets.scalars import CPU
 _X86_LEVEL_3 = re.compile(
     r"x86-64-v[34]|haswell|broadwell|skylake.*|cascadelake|icelake.*|alderlake|znver\d|core-avx2"
 )
+
+
+#: x86 CPUs by name that have AVX-512, beside those of `targets.dots`.
+_X86_LEVEL_4 = re.compile(r"x86-64-v4|skylake-avx512|cannonlake")
+_LEVEL_3 = ("fma", "avx", "f16c", "avx2", "bmi2")
+_LEVEL_4 = ("avx512f", "avx512dq", "avx512bw", "avx512vl")
+
+
+def uses(target: TargetDescription, feature: str) -> bool:
+    """May code for this x86 CPU use a feature, because the description or its name says so?"""
+    cpu = target.cpu
+    if target.has(feature):
+        return True
+    if not _is_x86(target) or f"-{feature}" in target.features.split(","):
+        return False
+    wide = _X86_LEVEL_4.fullmatch(cpu) or VNNI_NAMES.fullmatch(cpu)
+    if feature in _LEVEL_3:
+        return bool(wide or _X86_LEVEL_3.fullmatch(cpu))
+    if feature in _LEVEL_4:
+        return bool(wide)
+    names = {"avx512vnni": VNNI_NAMES, "avx512bf16": BF16_NAMES}.get(feature)
+    return names is not None and names.fullmatch(cpu) is not None
 
 
 def _is_x86(target: TargetDescription) -> bool:

@@ -20,8 +20,8 @@ from flambeau.compiler.ir.types import ElementType, bf16, i8, i16, u8
 from flambeau.compiler.targets.machine import TargetDescription
 
 #: x86 CPUs by name that have the instructions; features that only a name implies are not in the description.
-_BF16_NAMES = re.compile(r"cooperlake|sapphirerapids|emeraldrapids|graniterapids.*|diamondrapids|znver[45]")
-_VNNI_NAMES = re.compile(rf"cascadelake|icelake.*|tigerlake|rocketlake|{_BF16_NAMES.pattern}")
+BF16_NAMES = re.compile(r"cooperlake|sapphirerapids|emeraldrapids|graniterapids.*|diamondrapids|znver[45]")
+VNNI_NAMES = re.compile(rf"cascadelake|icelake.*|tigerlake|rocketlake|{BF16_NAMES.pattern}")
 _ARM_DOT_NAMES = re.compile(
     r"apple-(m\d+|a1[1-9])|neoverse-.*|cortex-a(7[6-9]|7[1-9]\d|5[15]\d|55).*|cortex-x\d.*"
 )
@@ -75,7 +75,7 @@ def _of_bf16(target: TargetDescription) -> DotInstruction | None:
     bits = _bits(target)
     if _is_arm(target):
         return DotInstruction("llvm.aarch64.neon.bfdot.v4f32.v8bf16", bf16, 2) if target.has("bf16") else None
-    if not (target.has("avx512bf16") or _BF16_NAMES.fullmatch(target.cpu)) or target.vector_bits < 128:
+    if not (target.has("avx512bf16") or BF16_NAMES.fullmatch(target.cpu)) or target.vector_bits < 128:
         return None
     prefix = "llvm.x86.avx512bf16"
     narrowing = f"{prefix}.cvtneps2bf16.{bits}" if bits > 128 else ""
@@ -89,7 +89,7 @@ def _of_bytes(a_signed: bool, b_signed: bool, target: TargetDescription) -> DotI
     if target.architecture != "x86_64" or target.vector_bits < 128:
         return None
     short = target.has("avxvnni") and bits <= 256
-    if target.has("avx512vnni") or short or _VNNI_NAMES.fullmatch(target.cpu):
+    if target.has("avx512vnni") or short or VNNI_NAMES.fullmatch(target.cpu):
         correction = (-128 if a_signed else 128) if a_signed is b_signed else 0
         # Of two kinds of bytes the unsigned one comes first; of one kind, A is made the other.
         return DotInstruction(

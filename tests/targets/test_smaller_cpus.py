@@ -15,6 +15,7 @@ import flambeau as fb
 from flambeau import nn
 from flambeau.compiler import options
 from flambeau.compiler.dialects.graph.contraction import DotGeneral
+from flambeau.compiler.exporting.cpu_features import required_features
 from flambeau.compiler.ir.core import Graph, Value, apply
 from flambeau.compiler.ir.types import ElementType, bf16, f32, i8, i32, tensor
 from flambeau.compiler.pipeline import compile_stages
@@ -139,6 +140,26 @@ def test_a_training_step(cpu: str) -> None:
         np.testing.assert_allclose(one.numpy(), other.grad.numpy(), rtol=1e-3, atol=1e-5 * scale)
 
 
+@pytest.mark.skipif(host_target().architecture != "x86_64", reason="cpuid is assembled on x86 only")
+@pytest.mark.parametrize(
+    ("cpu", "features", "checked", "not_checked"),
+    [
+        ("", "", "", "avx fma avx512f"),
+        ("x86-64-v2", "", "", "avx fma avx512f"),
+        ("haswell", "", "avx avx2 fma f16c bmi2", "avx512f avx512vnni"),
+        ("haswell", "-fma", "avx avx2", "fma"),
+        ("skylake-avx512", "", "avx2 avx512f avx512vl", "avx512vnni"),
+        ("icelake-server", "", "avx512bw avx512vnni", "avx512bf16"),
+        ("znver4", "", "fma avx512f avx512vnni avx512bf16", "avxvnni"),
+        ("", "+avx,+avx2,+avxvnni", "avx avx2 avxvnni", "avx512f"),
+    ],
+)
+def test_what_a_library_asks_the_cpu_for(cpu: str, features: str, checked: str, not_checked: str) -> None:
+    """`create` refuses a CPU that lacks what the CPU's name implies, too."""
+    found = {f[0] for f in required_features(cross_target(X86, cpu, features))}
+    assert found >= set(checked.split()) and not found & set(not_checked.split())
+
+
 DOT = DotGeneral((), (), (1,), (0,))
 
 
@@ -172,8 +193,8 @@ def innermost(target: Any, element: ElementType, weight: bool, instruction: str)
         (ARM, "", "", f32, "fmla", 1),
         (ARM, "apple-m1", "", f32, "fmla", 1),
         (ARM, "neoverse-v1", "", f32, "fmla", 1),
-        (ARM, "neoverse-n1", "", i8, "sdot", 1.4),
-        (ARM, "", "+neon,+bf16", bf16, "bfdot", 1.4),
+        (ARM, "neoverse-n1", "", i8, "sdot", 1.7),
+        (ARM, "", "+neon,+bf16", bf16, "bfdot", 1.7),
         (RISCV, "", "+m,+a,+f,+d,+c,+v", f32, "vfma", 1.4),
     ],
 )
