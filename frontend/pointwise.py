@@ -21,7 +21,7 @@ from flambeau.compiler.ir.types import ElementType, TensorType
 from flambeau.evaluation import record
 from flambeau.runtime.buffer import copied
 from flambeau.tape import Recorded, Rule, caller_place, location_of, state
-from flambeau.tensor import Tensor, fresh, made, method, read, wrap, write
+from flambeau.tensor import Tensor, fresh, method, read, wrap, write
 
 #: A `Dim` is a size of a tensor whose shape is symbolic: an integer that each run knows.
 _NUMBERS = (int, float, bool, np.generic, Dim)
@@ -351,19 +351,25 @@ def fmod(input: Any, other: Any, *, out: Tensor | None = None) -> Tensor:
     return deliver(build.rem(*operands(input, other)), "Fmod", out)
 
 
-@method("pow", "__pow__")
+@method("pow")
 def pow(input: Any, exponent: Any, *, out: Tensor | None = None) -> Tensor:
     """input to the power of exponent; small whole exponents become products."""
     if isinstance(input, Tensor) and not isinstance(exponent, Tensor):
         x = read(input)
-        if exponent == 2 and x.type.element.kind != "bool" and exponent.__class__ is int and out is None:  # type: ignore[attr-defined]
-            return made(_MUL, "Pow", input, input)
         if isinstance(exponent, float) and not build.element_of(x).is_float:
             x = build.convert(x, dtypes.get_default_dtype().element)
         if not build.element_of(x).is_float and exponent < 0:
             raise RuntimeError("Integers to negative integer powers are not allowed.")
         return deliver(_power(x, exponent), "Pow", out)
     return deliver(build.pow(*operands(input, exponent)), "Pow", out)
+
+
+_times_itself = _operator(_MUL, "Pow", lambda x, _: pow(x, 2))
+
+
+@method("__pow__")
+def _pow(self: Tensor, exponent: Any) -> Tensor:
+    return _times_itself(self, self) if exponent.__class__ is int and exponent == 2 else pow(self, exponent)
 
 
 def _power(x: Value, exponent: Any) -> Value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import namedtuple
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from flambeau.compiler.ir.core import Value
 from flambeau.dtypes import dtype as DType
 from flambeau.evaluation import record_all
 from flambeau.pointwise import deliver, floating, operands
-from flambeau.tensor import Tensor, axes, axis, method, read, wrap
+from flambeau.tensor import Tensor, axes, axis, made, method, read, wrap
 
 max_result = namedtuple("max", ["values", "indices"])
 min_result = namedtuple("min", ["values", "indices"])
@@ -48,13 +49,22 @@ def _summed(input: Tensor, dtype: DType | None) -> Value:
     return x
 
 
+@cache
+def _sum_of_all(rank: int) -> Any:
+    return build.op("reduce", dimensions=tuple(range(rank)), kind="sum")
+
+
 @method("sum")
 def sum(
     input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: DType | None = None, out: Any = None
 ) -> Tensor:
     """Sum over the given dimensions, or over all."""
+    if dim is None and not keepdim and dtype is None and out is None:
+        kind: Any = read(input).type
+        if kind.element.kind == "float" and kind.shape:  # what losses end with
+            return made(_sum_of_all(len(kind.shape)), "Sum", input)
     x = _summed(input, dtype)
-    name = "Sum" if dim is None else "SumBackward1"
+    name = "Sum" if dim is None and not keepdim else "SumBackward1"
     return deliver(build.reduce_sum(x, axes(dim, build.type_of(x).rank), keepdim), name, out)
 
 

@@ -334,3 +334,28 @@ def test_with_code_in_the_cache_the_compiler_stays_out(tmp_path: Any) -> None:
         for _ in range(2)
     ]
     assert said == ["[3.0, 3.0, 3.0, 3.0, 3.0] True", "[3.0, 3.0, 3.0, 3.0, 3.0] False"]
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3), (0, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "bool"])
+def test_squares_and_sums_of_all(shape: tuple[int, ...], dtype: str) -> None:
+    for make in (
+        lambda x: x**2,
+        lambda x: x.sum(),
+        lambda x: x.sum(dim=None, keepdim=True),
+        lambda x: (x**2).sum(),
+    ):
+        results = []
+        for m in (fb, torch):
+            x = m.arange(int(np.prod(shape, dtype=int))).reshape(shape).to(getattr(m, dtype))
+            if dtype.startswith("float"):
+                x = x.requires_grad_()
+            y = make(x)
+            gradient, name = None, None
+            if x.requires_grad:
+                y.sum().backward()
+                gradient, name = x.grad.tolist(), y.grad_fn.name() if shape else None
+            results.append(
+                (tuple(y.shape), str(y.dtype).rpartition(".")[2], y.detach().tolist(), gradient, name)
+            )
+        assert results[0] == results[1]
