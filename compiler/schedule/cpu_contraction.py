@@ -192,7 +192,8 @@ def choose(
     if b.plain and b.unit_row and streams and isinstance(m, int) and m <= FEW and isinstance(n, int):
         return _fetching(m, n, k, size, lanes, cpu)
     if a.plain and b.plain and a.unit_depth and isinstance(k, int) and em > FEW_ROWS:
-        wide = lanes * (1 if b.unit_depth else vectors)
+        # One vector's sums fill AVX-512's pipes; narrower ones come in more pipes or with fewer registers.
+        wide = lanes * (1 if b.unit_depth and cpu.vector_bits >= 512 else vectors)
         if k * wide * size <= PANEL_BYTES and (b.unit_depth or b.unit_row):
             return _panels(em, en, k, size, dividing(m, rows), wide, lanes, cpu)
     as_it_lies = a.plain or (words and a.in_words)
