@@ -18,6 +18,7 @@ from flambeau.runtime import threads
 from flambeau.runtime.buffer import SMALL, Buffer, address_of, as_numpy, from_numpy
 from flambeau.runtime.engine import default_engine
 from flambeau.runtime.executor import Executor
+from flambeau.runtime.system_memory import trim_heap
 
 Array = np.ndarray[Any, Any]
 
@@ -144,6 +145,10 @@ def _source(graph: Graph, number: int) -> tuple[int, int]:
     raise ValueError(f"no parameter has the symbolic dimension {symbol} as an axis of its own")
 
 
+#: Bytes of machine code from which compiling took much memory.
+LARGE = 1 << 16
+
+
 def compile_graph(graph: Graph, weights: int = 0) -> Executable:
     """Compile `graph`, of whose parameters the last `weights` keep their content, for this machine and load it."""
     count = len(graph.parameters)
@@ -151,6 +156,9 @@ def compile_graph(graph: Graph, weights: int = 0) -> Executable:
     executable = Executable(graph, code)
     if compilation is not None and compilation.profile:
         profiler.watch(executable.module, compilation)
+    if compilation is not None and len(code.object_code) > LARGE:
+        del compilation
+        trim_heap()  # LLVM has freed more than the program may ever ask for
     return executable
 
 

@@ -23,6 +23,9 @@ if os.name == "nt":
         """Gives back what `allocate(size)` returned."""
         _msvcrt._aligned_free(ptr)
 
+    def trim_heap() -> None:
+        """Gives back what the C library's heap keeps of memory that was freed, where the library can."""
+
 else:
     _libc = ctypes.CDLL(None, use_errno=True)
     _posix_memalign = _libc.posix_memalign
@@ -30,6 +33,9 @@ else:
     _free = _libc.free
     _free.argtypes = [ctypes.c_void_p]
     _free.restype = None
+    _malloc_trim = getattr(_libc, "malloc_trim", None)  # glibc only
+    if _malloc_trim is not None:
+        _malloc_trim.argtypes = [ctypes.c_size_t]
     _mmap = _libc.mmap
     _mmap.argtypes = [
         ctypes.c_void_p,
@@ -62,6 +68,11 @@ else:
             _munmap(ptr, _mapped(size))
         else:
             _free(ptr)
+
+    def trim_heap() -> None:
+        """Gives back what the C library's heap keeps of memory that was freed, where the library can."""
+        if _malloc_trim is not None:
+            _malloc_trim(0)
 
     def _mapped(size: int) -> int:
         return (size + mmap.PAGESIZE - 1) & -mmap.PAGESIZE

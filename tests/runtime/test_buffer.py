@@ -186,3 +186,13 @@ def test_addresses_of_arrays() -> None:
     ):
         view = np.asarray(array)
         assert address_of(view) == view.__array_interface__["data"][0]
+
+
+def test_the_heap_may_be_trimmed_at_any_time() -> None:
+    from flambeau.runtime import system_memory
+
+    kept = np.arange(1 << 16)
+    del_me = [bytes(1000) for _ in range(1000)]
+    del del_me
+    system_memory.trim_heap()
+    assert kept.sum() == (1 << 16) * ((1 << 16) - 1) // 2
