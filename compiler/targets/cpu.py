@@ -81,7 +81,7 @@ def emit_ir(
         attributes.append(f'"target-cpu"="{target.cpu}"')
     if target.features:
         attributes.append(f'"target-features"="{target.features}"')
-    module = new_module(CPU, " ".join(attributes))
+    module = new_module(CPU, " ".join(attributes), register_bits=target.vector_bits)
     if not has_rounding(target):
         module.handlers = {**module.handlers, **llvm_rounding.HANDLERS}
         module.scalars = {k: v for k, v in CPU.items() if k not in {c.name for c in llvm_rounding.HANDLERS}}

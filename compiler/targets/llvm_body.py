@@ -22,6 +22,7 @@ class Module:
 
     `scalars` is the target's table of scalar operations (`targets.scalars`), `handlers` emit the others, `attributes`
     are LLVM function attributes for all functions, `kernel` is a calling convention for those that are not internal.
+    `register_bits`: how wide a vector may be at most in a masked access (0: as wide as it likes).
     """
 
     def __init__(
@@ -30,7 +31,9 @@ class Module:
         handlers: Mapping[type[OpDef], Handler],
         attributes: str,
         kernel: str = "",
+        register_bits: int = 0,
     ) -> None:
+        self.register_bits = register_bits
         self.scalars, self.attributes, self.kernel, self.handlers = scalars, attributes, kernel, handlers
         self.texts: list[str] = []
         self.metadata: list[str] = []

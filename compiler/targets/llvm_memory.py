@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from flambeau.compiler.dialects.loops import llvm, memref, vector
-from flambeau.compiler.dialects.loops.base import scalar_of
 from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.opdef import OpDef
-from flambeau.compiler.ir.types import ElementType, MemRefType, Type, VectorType
+from flambeau.compiler.ir.types import ElementType, MemRefType
 from flambeau.compiler.targets.llvm_body import Body, Handler
 from flambeau.compiler.targets.llvm_types import alignment, literal, llvm_type, memory_type, suffix
 from flambeau.compiler.targets.scalars import ATOMICS, REDUCTIONS
@@ -153,61 +152,6 @@ def _vector_store(body: Body, operation: Operation, definition: vector.Store) ->
     )
 
 
-def _memory_suffix(type: Type) -> str:
-    lanes = f"v{type.shape[0]}" if isinstance(type, VectorType) else ""
-    scalar = memory_type(scalar_of(type))
-    return f"{lanes}{scalar}" if scalar.startswith("i") else suffix(type)
-
-
-def _masked_load(body: Body, operation: Operation, definition: vector.MaskedLoad) -> None:
-    buffer, position, mask, rest = operation.operands
-    (result,) = operation.results
-    other = body.to_memory(rest)
-    address = body.address(buffer, position, inbounds=False)
-    type = memory_type(result.type)
-    body.from_memory(
-        result,
-        f"call {type} @llvm.masked.load.{_memory_suffix(result.type)}.p0(ptr align {alignment(result.type)} {address}, "
-        f"{llvm_type(mask.type)} {body.name(mask)}, {type} {other}){body.access(buffer)}",
-    )
-
-
-def _masked_store(body: Body, operation: Operation, definition: vector.MaskedStore) -> None:
-    buffer, position, mask, value = operation.operands
-    stored = body.to_memory(value)
-    address = body.address(buffer, position, inbounds=False)
-    body.line(
-        f"call void @llvm.masked.store.{_memory_suffix(value.type)}.p0({memory_type(value.type)} {stored}, "
-        f"ptr align {alignment(value.type)} {address}, {llvm_type(mask.type)} {body.name(mask)}){body.access(buffer)}"
-    )
-
-
-def _gather(body: Body, operation: Operation, definition: vector.Gather) -> None:
-    buffer, positions, mask, rest = operation.operands
-    (result,) = operation.results
-    other = body.to_memory(rest)
-    address = body.address(buffer, positions, inbounds=False)
-    lanes, type = mask.type.shape[0], memory_type(result.type)  # type: ignore[attr-defined]
-    body.from_memory(
-        result,
-        f"call {type} @llvm.masked.gather.{_memory_suffix(result.type)}.v{lanes}p0(<{lanes} x ptr> "
-        f"align {alignment(result.type)} {address}, {llvm_type(mask.type)} {body.name(mask)}, {type} {other})"
-        f"{body.access(buffer)}",
-    )
-
-
-def _scatter(body: Body, operation: Operation, definition: vector.Scatter) -> None:
-    buffer, positions, mask, value = operation.operands
-    stored = body.to_memory(value)
-    address = body.address(buffer, positions, inbounds=False)
-    lanes = mask.type.shape[0]  # type: ignore[attr-defined]
-    body.line(
-        f"call void @llvm.masked.scatter.{_memory_suffix(value.type)}.v{lanes}p0({memory_type(value.type)} {stored}, "
-        f"<{lanes} x ptr> align {alignment(value.type)} {address}, {llvm_type(mask.type)} {body.name(mask)})"
-        f"{body.access(buffer)}"
-    )
-
-
 def _broadcast(body: Body, operation: Operation, definition: vector.Broadcast) -> None:
     (scalar,), (result,) = operation.operands, operation.results
     type, name = llvm_type(result.type), body.fresh()
@@ -295,10 +239,6 @@ HANDLERS: dict[type[OpDef], Handler] = {
     memref.AtomicRMW: _atomic,
     vector.Load: _vector_load,
     vector.Store: _vector_store,
-    vector.MaskedLoad: _masked_load,
-    vector.MaskedStore: _masked_store,
-    vector.Gather: _gather,
-    vector.Scatter: _scatter,
     vector.Broadcast: _broadcast,
     vector.Step: _step,
     vector.Reduction: _reduction,
