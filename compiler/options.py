@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 
@@ -43,6 +44,11 @@ class Options:
     profile: bool = False
     cpu: str = ""
     winograd: bool = True
+
+    @cached_property
+    def code(self) -> tuple[Any, ...]:
+        """What of these decides which code is made: a part of the key of whatever keeps code."""
+        return (self.interpret, self.opt_level, self.tune, self.profile, self.cpu, self.winograd)
 
 
 def _from_environment() -> Options:

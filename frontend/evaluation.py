@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from flambeau.compiler import options
 from flambeau.compiler.diagnostics import caller_location
 from flambeau.compiler.dialects.graph.autograd_ops import StopGradient
 from flambeau.compiler.dialects.graph.constants import Constant, DimensionValue, Literal
@@ -232,7 +233,7 @@ class TraceError(RuntimeError):
 def compute(wanted: list[Value], step: Step | None = None, base: int = 0, count: int = 0) -> None:
     """Compute exactly `wanted` (and what their derivatives will read), none of which has data. They were recorded in the
     walk that ended at `step`, or found otherwise."""
-    key: list[int] = []
+    key: list[Any] = [options.current().code]
     if step is not None:
         for value in wanted:
             number = value.number - base

@@ -21,6 +21,7 @@ from sys import getrefcount
 from typing import Any
 
 from flambeau import dtypes, evaluation, planning
+from flambeau.compiler import options
 from flambeau.compiler.ir.core import Graph, Value, rebuild, topological
 from flambeau.compiler.ir.dims import Dim
 from flambeau.compiler.ir.types import TensorType
@@ -301,7 +302,7 @@ def _unflatten(tree: Any, leaf: Callable[[Any], Any]) -> Any:
 
 # -- compiling ---------------------------------------------------------------------------------------------------------
 
-_EXECUTABLES: Recent[tuple[Graph, int], Any] = Recent(512)
+_EXECUTABLES: Recent[tuple[Graph, int, Any], Any] = Recent(512)
 #: Calls in a row, each with other weights than the last, after which it is better to prepare nothing.
 RENEWALS = 4
 #: Entries of one signature, which differ in what they found in the cells that they read; the last ones are kept.
@@ -592,10 +593,11 @@ def _compile_into(entry: _Entry, parameters: list[Value], results: list[Value]) 
     with not_recording():
         graph = Graph([*parameters, *constants], results)
         graph = rebuild(graph, planning.without_python, [Value(v.type) for v in graph.parameters])
-        entry.executable = _EXECUTABLES.get((graph, kept))
+        key = graph, kept, options.current().code
+        entry.executable = _EXECUTABLES.get(key)
         if entry.executable is None:
             planning.statistics.compilations += 1
-            entry.executable = _EXECUTABLES[graph, kept] = planning.compiled(graph, kept)
+            entry.executable = _EXECUTABLES[key] = planning.compiled(graph, kept)
 
 
 def _fill_survivors(

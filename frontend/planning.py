@@ -77,7 +77,8 @@ _PLANS: Recent[Any, Plan] = Recent(1024)
 def planned(wanted: list[Value]) -> tuple[Plan, list[Value], list[Any], list[Value]]:
     """How `wanted` is computed, found by the structure: the plan, the leaves, their contents, and what is computed
     besides."""
-    key, numbers, leaves, contents = structure(wanted)
+    found, numbers, leaves, contents = structure(wanted)
+    key = found, options.current().code
     plan = _PLANS.get(key)
     if plan is None:
         statistics.compilations += 1

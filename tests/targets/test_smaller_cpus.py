@@ -103,13 +103,13 @@ def test_a_pointwise_and_a_depthwise_convolution(cpu: str) -> None:
 
 def test_masks_of_several_registers(cpu: str) -> None:
     """Vectors of f64 are wider than a register, and the mask of a part may be known to be empty: LLVM would read it whole."""
+    given = {"groups": 2, "dilation": 2, "padding": 1}
     for width in range(9, 22):
         x, w = normal(2, 4, 13, width).astype(np.float64), normal(4, 2, 3, 3).astype(np.float64)
-        given = {"groups": 2, "dilation": 2, "padding": 1}
         exact = torch.conv2d(torch.from_numpy(x), torch.from_numpy(w), **given).numpy()
         found = fb.compile(lambda x, w: nn.functional.conv2d(x, w, **given))(
             fb.from_numpy(x), fb.from_numpy(w)
-        )  # noqa: B023
+        )
         np.testing.assert_allclose(found.numpy(), exact, rtol=1e-12, atol=1e-12)
 
 
