@@ -286,7 +286,7 @@ def test_operands_that_do_not_fit_are_rejected(case: Case) -> None:
         except TypeInferenceError as error:
             assert str(error).startswith(f"{case.definition.name}: ")
             rejected += 1
-    if len(types) > 1:
+    if len(types) > 1 and case.definition.name != "graph.optimization_barrier":  # takes any two
         assert rejected
     with pytest.raises(TypeInferenceError, match=case.definition.name.replace(".", r"\.")):
         infer_types(case.definition, ())
