@@ -260,10 +260,7 @@ class Row:
                 )
             return loop.results
         if not lanes:
-            with b.for_(0, extent, init=carried) as loop:
-                at = self.position((*inner, loop.index))
-                loop.yield_(*self.element(stages, reductions, at, loop.carried, None))
-            return loop.results
+            return self._one_by_one(stages, reductions, inner, extent, carried)
         whole = extent // lanes * lanes
         start, values = self._side_by_side(stages, reductions, inner, extent, carried, lanes)
         if whole - start != 0:
@@ -290,6 +287,34 @@ class Row:
             if values
             else b.if_(done, lambda: self._tail(stages, reductions, inner, whole, rest, values, lanes))
         )
+
+    def _one_by_one(
+        self,
+        stages: list[Stage],
+        reductions: list[Stage],
+        inner: tuple[Index, ...],
+        extent: Index,
+        carried: Sequence[Value],
+    ) -> Sequence[Value]:
+        """A row without vectors. Long sums are made in runs as long as there are runs: errors grow with the number of
+        additions one after the other."""
+        b = self.ctx.b
+
+        def run(low: Index, high: Index, init: Sequence[Value]) -> Sequence[Value]:
+            with b.for_(low, high, init=init) as loop:
+                at = self.position((*inner, loop.index))
+                loop.yield_(*self.element(stages, reductions, at, loop.carried, None))
+            return loop.results
+
+        if not reductions or isinstance(extent, Dim) or extent < RUN * RUN:
+            return run(0, extent, carried)
+        length = 1 << extent.bit_length() // 2
+        done = extent // length * length
+        fresh = [self.initial(s, 0) for s in reductions]
+        with b.for_(0, done, length, init=carried) as blocks:
+            block = run(blocks.index, blocks.index + length, fresh)
+            blocks.yield_(*self._combined(reductions, blocks.carried, block))
+        return blocks.results if done == extent else run(done, extent, blocks.results)
 
     def _side_by_side(
         self,

@@ -1,5 +1,6 @@
 """Losses and functions without a layer, against PyTorch's."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as T
@@ -136,3 +137,13 @@ def test_clip_grad_norm(norm_type):
     torch.nn.utils.clip_grad_value_(theirs, 0.05)
     for a, b in zip(mine, theirs):
         close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("rows", [63, 100, 1000, 1023, 2000])
+def test_means_over_many_rows_err_by_a_few_units(rows):
+    """The rows' losses are gathered, so no vectors add them up; one after the other, 2000 of them err by ten units."""
+    rng = np.random.default_rng(rows)
+    x, target = rng.standard_normal((rows, 1000)).astype(np.float32), rng.integers(0, 1000, rows)
+    exact = torch.nn.functional.cross_entropy(torch.from_numpy(x).double(), torch.from_numpy(target)).item()
+    found = fb.nn.functional.cross_entropy(fb.from_numpy(x), fb.from_numpy(target)).item()
+    assert abs(found / exact - 1) < 3e-7
