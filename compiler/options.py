@@ -45,6 +45,10 @@ class Options:
     cpu: str = ""
     winograd: bool = True
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.opt_level <= 3:
+            raise ValueError(f"opt_level: expected 0 to 3, got {self.opt_level}")
+
     @cached_property
     def code(self) -> tuple[Any, ...]:
         """What of these decides which code is made: a part of the key of whatever keeps code."""

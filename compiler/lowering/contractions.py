@@ -67,18 +67,13 @@ def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
         return winograd_workspace(ctx, operation)
     if isinstance(operation.definition, ExpandedDepthwise):
         return 0
-    if _grouped_gradient(ctx, operation) is not None or _direct(ctx, operation) is not None:
+    plan = _plan(ctx, operation)
+    if isinstance(plan, GradientPlan):
+        return plan.workspace_elements * _accumulator(operation).itemsize
+    if isinstance(plan, SmallConvolution):
+        return small_workspace(operation, plan)
+    if plan is not None:
         return 0
-    if _depthwise(ctx, operation) is not None:
-        return 0
-    if _shallow(ctx, operation) is not None:
-        return 0
-    gradient = _gradient(ctx, operation)
-    if gradient is not None:
-        return gradient.workspace_elements * _accumulator(operation).itemsize
-    small = _small(ctx, operation)
-    if small is not None:
-        return small_workspace(operation, small)
     problem = _problem(ctx, operation, LoopEmitter(ctx.b, ctx.e.half))
     elements: Index = template.workspace_elements(problem, cpu_shape(ctx.target), ctx.chooser)
     return elements * problem.accumulator.itemsize
@@ -98,29 +93,20 @@ def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Val
             raise CompilationError(f"{operation.definition.name} of these sizes is not for this target")
         lower_expanded_depthwise(ctx, operation, expanded)
         return
-    grouped = _grouped_gradient(ctx, operation)
-    if grouped is not None:
-        lower_grouped_gradient(ctx, operation, grouped)
-        return
-    depthwise = _depthwise(ctx, operation)
-    if depthwise is not None:
-        lower_depthwise_convolution(ctx, operation, depthwise)
-        return
-    shallow = _shallow(ctx, operation)
-    if shallow is not None:
-        lower_shallow_convolution(ctx, operation, shallow)
-        return
-    plan = _direct(ctx, operation)
-    if plan is not None:
+    plan = _plan(ctx, operation)
+    if isinstance(plan, GroupedGradientPlan):
+        lower_grouped_gradient(ctx, operation, plan)
+    elif isinstance(plan, DepthwisePlan):
+        lower_depthwise_convolution(ctx, operation, plan)
+    elif isinstance(plan, ShallowPlan):
+        lower_shallow_convolution(ctx, operation, plan)
+    elif isinstance(plan, DirectPlan):
         lower_grouped_convolution(ctx, operation, plan)
-        return
-    gradient = _gradient(ctx, operation)
-    if gradient is not None:
-        _lower_gradient(ctx, operation, gradient, workspace)
-        return
-    small = _small(ctx, operation)
-    if small is not None:
-        lower_small_convolution(ctx, operation, small, workspace)
+    elif isinstance(plan, GradientPlan):
+        _lower_gradient(ctx, operation, plan, workspace)
+    elif isinstance(plan, SmallConvolution):
+        lower_small_convolution(ctx, operation, plan, workspace)
+    if plan is not None:
         return
     emitter = LoopEmitter(ctx.b, ctx.e.half)
     problem = _problem(ctx, operation, emitter)
@@ -131,62 +117,30 @@ def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Val
     template.emit(emitter, problem, cpu, workspace, ctx.chooser)
 
 
-def _direct(ctx: LoweringContext, operation: Operation) -> DirectPlan | None:
-    """The plan of a convolution that runs without the template."""
+#: How a convolution runs without the template.
+Plan = GroupedGradientPlan | DepthwisePlan | ShallowPlan | DirectPlan | GradientPlan | SmallConvolution
+
+
+def _plan(ctx: LoweringContext, operation: Operation) -> Plan | None:
+    """The first schedule, in this order, that is for the convolution; None for the template's."""
     definition = operation.definition
     if not isinstance(definition, Convolution):
         return None
+    cpu = cpu_shape(ctx.target)
     x, w = (tensor_of(v) for v in operation.operands)
-    return direct_plan(definition, x, w, ctx.lanes)
-
-
-def _depthwise(ctx: LoweringContext, operation: Operation) -> DepthwisePlan | None:
-    """The plan of a depthwise convolution whose input lies in memory."""
-    definition = operation.definition
-    if not isinstance(definition, Convolution) or operation.operands[0] not in ctx.memory:
-        return None
-    x, w = (tensor_of(v) for v in operation.operands)
-    return depthwise_plan(definition, x, w, cpu_shape(ctx.target))
-
-
-def _shallow(ctx: LoweringContext, operation: Operation) -> ShallowPlan | None:
-    """The plan of a convolution of few input features."""
-    definition = operation.definition
-    if not isinstance(definition, Convolution):
-        return None
-    x, w = (tensor_of(v) for v in operation.operands)
-    return shallow_plan(definition, x, w, cpu_shape(ctx.target))
+    in_memory = operation.operands[0] in ctx.memory
+    return (
+        grouped_gradient_plan(definition, x, w, cpu)
+        or (depthwise_plan(definition, x, w, cpu) if in_memory else None)
+        or shallow_plan(definition, x, w, cpu)
+        or direct_plan(definition, x, w, ctx.lanes)
+        or gradient_plan(definition, x, w, cpu)
+        or small_convolution(definition, x, w, cpu)
+    )
 
 
 def _accumulator(operation: Operation) -> ElementType:
     return accumulator_of(tensor_of(operation.operands[0]).element, tensor_of(operation.results[0]).element)
-
-
-def _gradient(ctx: LoweringContext, operation: Operation) -> GradientPlan | None:
-    """The plan of the gradient of a convolution's kernel."""
-    definition = operation.definition
-    if not isinstance(definition, Convolution):
-        return None
-    x, g = (tensor_of(v) for v in operation.operands)
-    return gradient_plan(definition, x, g, cpu_shape(ctx.target))
-
-
-def _small(ctx: LoweringContext, operation: Operation) -> SmallConvolution | None:
-    """The plan of a convolution of small images."""
-    definition = operation.definition
-    if not isinstance(definition, Convolution):
-        return None
-    x, w = (tensor_of(v) for v in operation.operands)
-    return small_convolution(definition, x, w, cpu_shape(ctx.target))
-
-
-def _grouped_gradient(ctx: LoweringContext, operation: Operation) -> GroupedGradientPlan | None:
-    """The plan of the gradient of a grouped convolution's kernel."""
-    definition = operation.definition
-    if not isinstance(definition, Convolution):
-        return None
-    x, g = (tensor_of(v) for v in operation.operands)
-    return grouped_gradient_plan(definition, x, g, cpu_shape(ctx.target))
 
 
 def _lower_gradient(

@@ -24,6 +24,7 @@ from flambeau.compiler.ir.types import ElementType, TensorType
 from flambeau.compiler.lowering.context import LoweringContext, decode, definition_of, tensor_of
 from flambeau.compiler.lowering.contraction_emitter import Buffer, LoopEmitter, Value
 from flambeau.compiler.lowering.elements import Scalar
+from flambeau.compiler.lowering.kernel_gradient import is_kernel_gradient, numbers_of
 from flambeau.compiler.schedule.cpu_contraction import CpuShape, balanced
 
 #: Windows with more taps than this are left to the contraction template: their code would be long.
@@ -78,23 +79,11 @@ def grouped_gradient_plan(
 ) -> GroupedGradientPlan | None:
     """How to compute the gradient of a kernel with few channels, of the input `x` and the cotangent `g`; None for other
     convolutions."""
-    result, rank = op.infer(x, g), op.spatial_rank
-    last = tuple(range(2, rank + 2))
-    if (
-        rank == 0
-        or op.feature_group_count > 1
-        or (op.output_feature, op.output_batch, *op.output_spatial) != (0, 1, *last)
-        or op.input_spatial != last
-        or op.kernel_spatial != last
-        or any(op.window_reversal)
-        or any(d > 1 for d in op.lhs_dilation)
-    ):
+    if not is_kernel_gradient(op, x, g):
         return None
-    extents = (*result.shape, *x.shape[2:], *g.shape[2:], *[low for low, _ in op.padding])
-    if not all(isinstance(n, int) for n in extents) or 0 in (*x.shape, *g.shape, *result.shape):
-        return None
-    out, window = tuple(_numbers(g.shape[2:])), tuple(_numbers(result.shape[2:]))
-    all_features, channels = _numbers(result.shape[:2])
+    result = op.infer(x, g)
+    out, window = tuple(numbers_of(g.shape[2:])), tuple(numbers_of(result.shape[2:]))
+    all_features, channels = numbers_of(result.shape[:2])
     groups = op.batch_group_count
     features, taps = all_features // groups, math.prod(window)
     if groups == 1 and op.rhs_dilation[-1] > 2 and window[-1] <= op.rhs_dilation[-1]:
@@ -168,10 +157,6 @@ def _copied(
             offset += k * d // s * pitch
         taps.append(phase * plane + offset)
     return planes, tuple(pitches), math.prod(strides) * plane, tuple(taps)
-
-
-def _numbers(extents: Sequence[Index]) -> list[int]:
-    return [n for n in extents if isinstance(n, int)]
 
 
 def lower_grouped_gradient(ctx: LoweringContext, operation: Operation, plan: GroupedGradientPlan) -> None:

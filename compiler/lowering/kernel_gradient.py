@@ -83,26 +83,32 @@ class GradientPlan:
         return self.input_elements + self.images * cotangent + self.lanes
 
 
-def gradient_plan(op: Convolution, x: TensorType, g: TensorType, cpu: CpuShape) -> GradientPlan | None:
-    """How to compute the gradient of a kernel, of the input `x` and the cotangent `g`; None for other convolutions."""
-    result = op.infer(x, g)
-    rank = op.spatial_rank
+def is_kernel_gradient(op: Convolution, x: TensorType, g: TensorType) -> bool:
+    """Is the convolution the gradient of a kernel, of the input `x` and the cotangent `g`, as `Convolution.vjp` writes it, of
+    known sizes, none of them 0?"""
+    result, rank = op.infer(x, g), op.spatial_rank
     last = tuple(range(2, rank + 2))
     if (
         rank == 0
-        or op.feature_group_count * op.batch_group_count > 1
+        or op.feature_group_count > 1
         or (op.output_feature, op.output_batch, *op.output_spatial) != (0, 1, *last)
         or op.input_spatial != last
         or op.kernel_spatial != last
         or any(op.window_reversal)
         or any(d > 1 for d in op.lhs_dilation)
     ):
+        return False
+    extents = (*result.shape, *x.shape[2:], *g.shape[2:], *[low for low, _ in op.padding])
+    return all(isinstance(n, int) for n in extents) and 0 not in (*x.shape, *g.shape, *result.shape)
+
+
+def gradient_plan(op: Convolution, x: TensorType, g: TensorType, cpu: CpuShape) -> GradientPlan | None:
+    """How to compute the gradient of a kernel, of the input `x` and the cotangent `g`; None for other convolutions."""
+    if op.batch_group_count > 1 or not is_kernel_gradient(op, x, g):
         return None
-    numbers = (*result.shape, *x.shape[2:], *g.shape[2:], *[low for low, _ in op.padding])
-    if not all(isinstance(n, int) for n in numbers) or 0 in (*x.shape, *g.shape, *result.shape):
-        return None
-    features, channels, *window = _numbers(result.shape)
-    counts = _numbers(g.shape[2:])
+    result = op.infer(x, g)
+    features, channels, *window = numbers_of(result.shape)
+    counts = numbers_of(g.shape[2:])
     accumulator = accumulator_of(x.element, result.element)
     lanes = max(1, cpu.vector_bits // accumulator.bits)
     if not 2 <= _size(window) <= TAPS or channels < lanes:
@@ -116,7 +122,7 @@ def gradient_plan(op: Convolution, x: TensorType, g: TensorType, cpu: CpuShape) 
     band = balanced(counts[0], max(1, PIXELS // _size(counts[1:])))
     return GradientPlan(
         x.shape[op.input_feature], features, channels, tuple(window), tuple(counts),
-        tuple(_numbers(x.shape[2:])), lanes, rows, vectors, together, band,
+        tuple(numbers_of(x.shape[2:])), lanes, rows, vectors, together, band,
     )  # fmt: skip
 
 
@@ -141,7 +147,7 @@ def _size(extents: Sequence[int]) -> int:
     return count
 
 
-def _numbers(extents: Sequence[Index]) -> list[int]:
+def numbers_of(extents: Sequence[Index]) -> list[int]:
     return [n for n in extents if isinstance(n, int)]
 
 

@@ -15,7 +15,9 @@ Levels of optimisation (`opt_level`):
 from __future__ import annotations
 
 import functools
+import os
 import re
+import tempfile
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -147,9 +149,13 @@ def cross_target(triple: str, cpu: str = "", features: str = "") -> TargetDescri
     """Any target that LLVM generates code for; an empty `cpu` is the architecture's base line. Caches are
     typical sizes.
 
-    Raises CodegenError for a triple that LLVM does not know.
+    Raises CodegenError for a triple or a CPU that LLVM does not know.
     """
     triple = normalize_triple(triple)
+    if cpu and not _knows(triple, cpu, features):
+        raise CodegenError(
+            f"no CPU of {triple!r} is called {cpu!r}; LLVM's names are like 'haswell', 'x86-64-v3', 'cortex-a76'"
+        )
     if triple.startswith("riscv64") and not cpu and not features:
         features = _RISCV_LINUX
     layout = str(_machine(triple, cpu, features, 3).target_data)
@@ -279,6 +285,29 @@ def _machine(triple: str, cpu: str, features: str, opt_level: int) -> Any:
     except RuntimeError as error:
         raise CodegenError(f"no code generator for target {triple!r}, cpu {cpu!r}: {error}") from None
     return machine
+
+
+def _knows(triple: str, cpu: str, features: str) -> bool:
+    """Does LLVM know the CPU? It says only on standard error if not, and goes on, until it may abort the process."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # there is none: nobody can tell
+        return True
+    with tempfile.TemporaryFile() as said:
+        try:
+            os.dup2(said.fileno(), 2)
+            _machine(triple, cpu, features, 3)
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+        said.seek(0)
+        text = said.read()
+    if b"not a recognized processor" in text:
+        _machine.cache_clear()  # so that it says so again
+        return False
+    if text:
+        os.write(2, text)
+    return True
 
 
 def _widest(features: Any) -> tuple[int, int]:

@@ -19,7 +19,13 @@ from flambeau.compiler.exporting.cpu_features import required_features
 from flambeau.compiler.ir.core import Graph, Value, apply
 from flambeau.compiler.ir.types import ElementType, bf16, f32, i8, i32, tensor
 from flambeau.compiler.pipeline import compile_stages
-from flambeau.compiler.targets.machine import cross_target, emit_assembly, host_target, process_target
+from flambeau.compiler.targets.machine import (
+    CodegenError,
+    cross_target,
+    emit_assembly,
+    host_target,
+    process_target,
+)
 
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
 RISCV = "riscv64-unknown-linux-gnu"
@@ -46,6 +52,18 @@ def test_what_the_option_means(cpu: str) -> None:
     assert target.l1_bytes == host_target().l1_bytes
     x = Value(tensor((4, 4), f32))
     assert f'"target-cpu"="{cpu}"' in compile_stages(Graph([x], [apply(DOT, x, x)])).llvm
+
+
+def test_a_cpu_that_nobody_makes_is_an_error() -> None:
+    for _ in range(2):
+        with pytest.raises(CodegenError, match="no CPU of 'x86_64-unknown-linux-gnu' is called 'haswel'"):
+            cross_target(X86, "haswel")
+    assert cross_target(X86, "haswell").vector_bits == 256
+
+
+def test_optimisation_levels_end_at_three() -> None:
+    with pytest.raises(ValueError, match="opt_level: expected 0 to 3, got 7"), options.override(opt_level=7):
+        pass
 
 
 SIZES = [(1, 70, 300), (5, 33, 65), (100, 1, 40), (127, 97, 260), (64, 65, 2050)]
