@@ -134,6 +134,10 @@ def show(console: Console, results: list[report.Result], record: Record) -> None
     if peers:
         console.print("Times of peers over ours, geometric means:")
         console.print(table([*before, *peers, *after], means))
+    behind = report.behind(record, results)
+    if behind:
+        console.print("Behind their targets (benchmarks/targets.py):")
+        console.print(table([*report.TARGETS], behind))
     memory = report.memory(results, peers)
     if memory:
         console.print("Peak memory, in the first call with loading and compiling, and in later ones:")

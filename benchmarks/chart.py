@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from benchmarks import report
 from benchmarks.record import Record
 from benchmarks.runner import Result
+from benchmarks.targets import ratios
 
 COLOURS = ("#4878a8", "#c8794a", "#6a9a5b", "#8a6bb0", "#b8a13c")
 HEIGHT, LEFT, UNIT, LOW, HIGH = 9, 260, 90, -3, 4
@@ -32,7 +33,7 @@ class Shown:
 def svg(results: Sequence[Result]) -> str:
     """Bars to the right of 1 are peers that take longer than Flambeau; the scale is logarithmic."""
     names = report.peers_of(results)
-    rows = [(r, found) for r in results if (found := report.ratios(r))]
+    rows = [(r, found) for r in results if (found := ratios(r))]
     height = 44 + sum(len(found) * HEIGHT + 6 for _, found in rows)
     size = f'width="{LEFT + (HIGH - LOW) * UNIT + 20}" height="{height}"'
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">']
@@ -85,6 +86,7 @@ def page(record: Record) -> str:
     tables = [
         ([*before, *peers, *after], report.means(results, peers)),
         (report.headings(peers), [report.line(r, record.machine(r), peers) for r in results]),
+        ([*report.TARGETS], report.behind(record, results)),
         (report.memory_headings(peers), report.memory(results, peers)),
     ]
     return _PAGE.format(

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.machine import Machine
 from benchmarks.record import Record
 from benchmarks.runner import Result
+from benchmarks.targets import missed, ratios, share
 from benchmarks.workloads import WORKLOADS, Readiness, Workload
 
 KNOWN = {w.name: w for w in WORKLOADS}
@@ -21,27 +22,15 @@ def peers_of(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(n for r in results for n in r["seconds"] if n != "flambeau"))
 
 
-def ratios(result: Result) -> dict[str, float]:
-    """How many times as long as we each peer takes."""
-    seconds = result["seconds"]
-    if "flambeau" not in seconds:
-        return {}
-    ours = median(seconds["flambeau"])
-    return {n: median(s) / ours for n, s in seconds.items() if n != "flambeau"}
-
-
 def limit(workload: Workload, seconds: float, threads: int, machine: Machine) -> str:
     """The rate, and which part of the machine's it is."""
-    limits = machine.of(threads)
+    reached = share(workload, seconds, threads, machine)
+    if reached is None:
+        return ""
     if workload.work:
-        rate = workload.work / seconds / 1e9
         unit = "Gop/s" if workload.arithmetic == "int8" else "GF/s"
-        return f"{rate:.0f} {unit} {100 * rate / limits.peak(workload.arithmetic):.0f}%"
-    if workload.traffic:
-        rate = workload.traffic / seconds / 1e9
-        least = limits.moving(workload.traffic, workload.read)
-        return f"{rate:.1f} GB/s {100 * least / seconds:.0f}%"
-    return ""
+        return f"{workload.work / seconds / 1e9:.0f} {unit} {100 * reached:.0f}%"
+    return f"{workload.traffic / seconds / 1e9:.1f} GB/s {100 * reached:.0f}%"
 
 
 HEADINGS = ("workload", "threads", "ms", "of the limit")
@@ -162,6 +151,15 @@ def notes(results: Sequence[Result]) -> list[str]:
 def _names(workloads: Sequence[str]) -> str:
     names = list(dict.fromkeys(workloads))
     return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+TARGETS = ("behind its target", "threads", "wanted", "found")
+
+
+def behind(record: Record, results: Sequence[Result]) -> list[list[str]]:
+    """A line for each target that a workload misses."""
+    machines = [record.machine(r) for r in results]
+    return [[m.workload, str(m.threads), m.wanted, m.found] for m in missed(results, machines, KNOWN)]
 
 
 def markdown_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -20,6 +20,7 @@ from benchmarks.peers.modules import Modules
 from benchmarks.process import Peer
 from benchmarks.record import Record
 from benchmarks.runner import Result, compare, relative_error
+from benchmarks.targets import missed
 from benchmarks.workloads import WORKLOADS, Readiness, chosen, timed
 from flambeau.runtime import threads
 
@@ -263,3 +264,41 @@ def test_the_recorded_run_is_shown() -> None:
     assert text.count("\n") > 10 and "gemm.512 |" in text
     assert picture.startswith("<svg") and picture.count("<rect") >= len(record.results) / 2
     assert picture in page(record)
+
+
+def test_targets() -> None:
+    """Each kind of target, just met and just missed."""
+
+    def behind(*results: Result) -> list[tuple[str, str]]:
+        found = missed(list(results), [MACHINE] * len(results), report.KNOWN)
+        return [(m.wanted, m.found) for m in found]
+
+    product, moving = timed("gemm.512").work, timed("memory.softmax").traffic
+    assert behind(result("gemm.512", {"flambeau": [product / 91e9], "torch": [product / 90e9]})) == []
+    assert behind(result("gemm.512", {"flambeau": [product / 80e9], "torch": [product / 90e9]})) == [
+        ("90 % of the limit", "80 %"),
+        ("no slower than torch", "0.89"),
+    ]
+    assert behind(result("memory.softmax", {"flambeau": [moving / 18e9]})) == []
+    assert behind(result("memory.softmax", {"flambeau": [moving / 15e9]})) == [("85 % of the limit", "75 %")]
+    peers = {"torch": [1.5], "torch.compile": [1.25], "jax": [1.3]}
+    assert behind(result("training.mlp_64", {"flambeau": [1.0], **peers})) == [
+        ("1.3 × torch.compile", "1.25")
+    ]
+    assert behind(result("ready.gpt2_warm", {"flambeau": [0.75]})) == [("500 ms", "750 ms")]
+    assert behind(result("overhead.record", {"flambeau": [4e-6], "torch": [1e-6]})) == []
+
+    one, two = result("gemm.2048", {"flambeau": [1.8]}), result("gemm.2048", {"flambeau": [1.2]}, 2)
+    assert ("1.8 × one thread", "1.50") in behind(one, two)
+    assert "1.8 × one thread" not in dict(behind(one, {**two, "seconds": {"flambeau": [1.0]}}))
+
+    sizes = {
+        "flambeau": {"first": 3 << 20, "running": 1 << 20},
+        "torch": {"first": 2 << 20, "running": 1 << 20},
+    }
+    costs = {"memory": sizes, "errors": {"flambeau": 3e-7, "torch": 1e-7}}
+    assert behind(result("inference.mlp_1", {"flambeau": [1.0]}, **costs)) == [
+        ("an error of at most 1e-07", "3e-07"),
+        ("at most PyTorch's 2 MB, first call", "3 MB"),
+    ]
+    assert behind(result("gemm.64", {}, wrong={"flambeau": 1.0})) == [("a right result", "failed")]
