@@ -16,6 +16,8 @@ from benchmarks.workloads.ready import Readiness
 
 #: Fresh processes of a kind; a cold start is measured once.
 ROUNDS = {"import": 5, "cold": 1, "warm": 2, "library": 3}
+#: Empty, it lets Python keep bytecode, without which every import of a source compiles it anew.
+BYTECODE = "PYTHONDONTWRITEBYTECODE"
 MODULES = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino", "jax": "jax"}
 #: What an exported model is, by peer, in the folder that PyTorch's process writes to; code first.
 FILES = {"onnxruntime": ("onnxruntime.onnx",), "openvino": ("openvino.xml", "openvino.bin")}
@@ -104,14 +106,16 @@ def import_seconds(module: str) -> float:
     """In a fresh process, by its own clock, with bytecode compiled before."""
     program = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
     command = [sys.executable, "-c", program]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=os.environ | {BYTECODE: ""}
+    )
     return float(done.stdout)
 
 
 def caches(folder: Path) -> dict[str, str]:
-    """Everybody's compiled code goes into this folder, and from nowhere else."""
+    """Everybody's compiled code goes into this folder, and from nowhere else; Python's bytecode is where it always is."""
     return {
+        BYTECODE: "",
         "FLAMBEAU_CACHE_DIR": str(folder / "flambeau"),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
         "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from flambeau.compiler.dialects.graph.contraction import DotGeneral
 from flambeau.compiler.dialects.graph.indexing import Gather
 from flambeau.compiler.dialects.graph.packing import PackPanels, UnpackPanels
+from flambeau.compiler.dialects.graph.shape import Transpose
 from flambeau.compiler.ir.core import Graph, Operation, Value, apply, rebuild
 from flambeau.compiler.ir.types import TensorType
 from flambeau.compiler.passes.split_weights import weight_bytes
@@ -38,7 +39,8 @@ def pack_weights(graph: Graph, weights: Collection[Value], target: TargetDescrip
         dot = dot_instruction(lhs.element, rhs.element, target)
         if rhs.element is not d.accumulator and dot is None:
             return None
-        width = panel_width(d.m, d.n, d.k, d.accumulator, cpu, dot is not None)
+        transposed = not d.batch and _innermost(right) in d.rhs_axes[2]
+        width = panel_width(d.m, d.n, d.k, d.accumulator, cpu, dot is not None, transposed)
         if width == 0:
             return None
         group, flip = (1, False) if dot is None else (dot.group, dot.correction != 0)
@@ -50,6 +52,20 @@ def pack_weights(graph: Graph, weights: Collection[Value], target: TargetDescrip
         return (apply(definition, operands[0], unpacked),)
 
     return rebuild(graph, replace)
+
+
+def _innermost(x: Value) -> int | None:
+    """The axis of a weight, or of one transposed, along which its elements are neighbours in memory; None of other values."""
+    axis = _type(x).rank - 1
+    permutations = []
+    while x.owner is not None:
+        if not isinstance(x.owner.definition, Transpose):
+            return None
+        permutations.append(x.owner.definition.permutation)
+        (x,) = x.owner.operands
+    for permutation in reversed(permutations):
+        axis = permutation.index(axis)
+    return axis
 
 
 def _laid_out(layout: PackPanels, x: Value) -> Value:

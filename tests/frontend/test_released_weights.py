@@ -18,13 +18,16 @@ from flambeau import nn
 from flambeau.evaluation import is_released
 from flambeau.runtime.buffer import allocator
 
+#: Of fewer rows, products read these weights as they lie.
+ROWS = 129
+
 
 class Tied(nn.Module):
     """A table of embeddings that is the head's matrix too, and layers between."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.table = nn.Embedding(1000, 160)
+        self.table = nn.Embedding(1200, 160)
         self.first, self.second = nn.Linear(160, 330), nn.Linear(330, 160)
 
     def forward(self, tokens: fb.Tensor) -> fb.Tensor:
@@ -40,7 +43,7 @@ def released(m: nn.Module) -> int:
     return sum(is_released(p._cell.value) for p in weights(m))
 
 
-def tokens(rows: int = 24) -> fb.Tensor:
+def tokens(rows: int = ROWS) -> fb.Tensor:
     return fb.from_numpy(np.random.default_rng(rows).integers(0, 1000, (rows,)))
 
 
@@ -58,16 +61,17 @@ def case() -> tuple[Tied, Any, dict[str, np.ndarray[Any, Any]]]:
     return m, compiled, before
 
 
-def agrees(m: Tied, compiled: Any, rows: int = 24) -> None:
+def agrees(m: Tied, compiled: Any, rows: int = ROWS) -> None:
     """The compiled model computes what the model does: with weights that are read from a copy."""
     w = {
         n: p.numpy().astype(np.float64) for n, p in copy.deepcopy(m).requires_grad_(False).named_parameters()
     }
     x = w["table.weight"][tokens(rows).numpy()]
     x = np.maximum(x @ w["first.weight"].T + w["first.bias"], 0) @ w["second.weight"].T + w["second.bias"]
+    expected = x @ w["table.weight"].T
     with fb.no_grad():
         np.testing.assert_allclose(
-            compiled(tokens(rows)).numpy(), x @ w["table.weight"].T, rtol=1e-3, atol=1e-3
+            compiled(tokens(rows)).numpy(), expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max()
         )
 
 
@@ -210,7 +214,7 @@ def test_functions_share_a_layout(case: Any) -> None:
 
 def test_functions_that_read_different_layouts(case: Any) -> None:
     m, compiled, before = case
-    for rows in (1, 24, 2, 400, 24):  # the weights as they are, panels of this and that width
+    for rows in (1, ROWS, 24, 400, ROWS):  # the weights as they are, panels of this and that width
         agrees(m, fb.compile(lambda t: m(t)), rows)
         agrees(m, compiled, rows)
     for key, p in m.named_parameters():
@@ -227,7 +231,7 @@ def test_memory_is_given_back() -> None:
     live = allocator.live_bytes
     allocator.reset_peak()
     with fb.no_grad():
-        fb.compile(m)(fb.zeros(16, 512))
+        fb.compile(m)(fb.zeros(ROWS, 512))
     assert allocator.live_bytes < live + size
     assert allocator.peak_bytes < live + 2 * size  # one weight at a time
 

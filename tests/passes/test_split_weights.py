@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.packing import PackPanels, UnpackPanels
@@ -73,7 +74,7 @@ def test_symbols_stay() -> None:
 
 
 def test_products_read_panels() -> None:
-    x, w = Value(tensor((40, 96), f32)), Value(tensor((128, 96), f32))
+    x, w = Value(tensor((200, 96), f32)), Value(tensor((128, 96), f32))
     view = build.transpose(w, (1, 0))
     graph = Graph([x, w], [build.matmul(x, view), build.matmul(build.exp(x), view)])
     packed = pack_weights(graph, [w], host_target())
@@ -83,6 +84,19 @@ def test_products_read_panels() -> None:
     assert not any(isinstance(o.definition, PackPanels) for o in split.main.operations)
     assert any(isinstance(o.definition, UnpackPanels) for o in split.main.operations)
     same(packed, [w])
+
+
+@pytest.mark.parametrize(("rows", "transposed", "count"), [(40, 1, 0), (40, 0, 1), (200, 1, 1), (40, 2, 1)])
+def test_few_rows_read_transposed_weights_as_they_lie(rows: int, transposed: int, count: int) -> None:
+    """`transposed` times; panels would be as fast, once they are made."""
+    x, w = Value(tensor((rows, 200), f32)), Value(tensor((128, 200) if transposed == 1 else (200, 128), f32))
+    right = w
+    for _ in range(transposed):
+        right = build.transpose(right, (1, 0))
+    packed = pack_weights(Graph([x, w], [build.matmul(x, right)]), [w], host_target())
+    assert sum(isinstance(o.definition, PackPanels) for o in packed.operations) == count
+    if count:
+        same(packed, [w])
 
 
 def test_only_weights_of_the_accumulators_type_are_packed() -> None:
