@@ -23,7 +23,7 @@ from flambeau.compiler.targets.dots import dot_instruction
 from flambeau.compiler.targets.machine import emit_object, process_target
 from flambeau.execution import ArrayExecutable
 from flambeau.runtime import threads as pools
-from flambeau.runtime.buffer import allocate, as_numpy
+from flambeau.runtime.buffer import new_array
 from flambeau.runtime.engine import default_engine
 
 #: Elements of each of triad's arrays: 64 MiB of f32, more than caches hold.
@@ -184,7 +184,7 @@ def triad() -> float:
 
 def _aligned(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """A copy in memory as results have it: from a huge page's start on."""
-    copy = as_numpy(allocate(array.nbytes), array.dtype, array.shape)
+    copy = new_array(array.shape, array.dtype)
     copy[...] = array
     return copy
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from flambeau.compiler.ir.core import Graph
 from flambeau.compiler.ir.dims import Dim, Index, evaluate
 from flambeau.compiler.signature import ENTRY, byte_size, symbols_of, tensor_of
 from flambeau.runtime import threads
-from flambeau.runtime.buffer import SMALL, Buffer, address_of, as_numpy, from_numpy
+from flambeau.runtime.buffer import SMALL, Buffer, address_of, as_numpy, from_numpy, new_array
 from flambeau.runtime.engine import default_engine
 from flambeau.runtime.executor import Executor
 from flambeau.runtime.system_memory import trim_heap
@@ -100,7 +99,7 @@ class Executable:
         held: Held | None = None,
     ) -> list[Array]:
         """The results, of these shapes and dtypes; result n in the array `into[n]`, where that is given."""
-        outputs = _outputs(self, types, into)
+        outputs = _outputs(types, into)
         pointers = [address_of(a) for a in inputs] + (held or self.unheld).pointers
         self.executor.check(self.executor(pointers, dims, [address_of(a) for a in outputs]))
         return outputs
@@ -176,7 +175,9 @@ class ArrayExecutable:
         "reads",
         "_call",
         "_results",
+        "_shapes",
         "_small",
+        "_dtypes",
         "_unheld",
     )
 
@@ -188,6 +189,7 @@ class ArrayExecutable:
         self._results = [(t.shape, t.element.numpy) for t in types]
         self._call = self.executable.executor.call_on
         self._unheld = self.executable.unheld
+        self._shapes, self._dtypes = [t.shape for t in types], [t.element.numpy for t in types]
         # NumPy's own memory is quicker to come by than the allocator's where no page has to be kept for reuse.
         self._small = all(byte_size(r) <= SMALL for r in graph.results)
 
@@ -195,26 +197,24 @@ class ArrayExecutable:
         self, arrays: Sequence[Array], held: Held | None = None, into: Mapping[int, Array] | None = None
     ) -> list[Array]:
         if into:
-            outputs = _outputs(self.executable, self._results, into)
+            outputs = _outputs(self._results, into)
         elif self._small:
-            outputs = [empty(shape, dtype) for shape, dtype in self._results]
+            outputs = list(map(empty, self._shapes, self._dtypes))
         else:
-            outputs = _outputs(self.executable, self._results, {})
+            outputs = list(map(new_array, self._shapes, self._dtypes))
+        self.fill(outputs, arrays, held)
+        return outputs
+
+    def fill(self, outputs: Sequence[Array], arrays: Sequence[Array], held: Held | None = None) -> None:
+        """The results, to arrays of their shapes and dtypes."""
         if held is None:
             held = self._unheld
         self._call(arrays, held.pointers, held.token, outputs)
-        return outputs
 
 
-def _outputs(
-    executable: Executable, results: Sequence[tuple[tuple[Any, ...], Any]], into: Mapping[int, Array]
-) -> list[Array]:
+def _outputs(results: Sequence[tuple[tuple[Any, ...], Any]], into: Mapping[int, Array]) -> list[Array]:
     """Arrays for the results: those of `into` where it has one, else new ones."""
-    allocate = executable.executor.allocator.allocate
-    return [
-        into[n] if n in into else as_numpy(allocate(dtype.itemsize * prod(shape)), dtype, shape)
-        for n, (shape, dtype) in enumerate(results)
-    ]
+    return [into[n] if n in into else new_array(*result) for n, result in enumerate(results)]
 
 
 class DynamicExecutable:

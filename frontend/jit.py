@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from sys import getrefcount
 from typing import Any
 
+import numpy as np
+
 from flambeau import dtypes, evaluation, planning
 from flambeau.compiler import options
 from flambeau.compiler.ir.core import Graph, Value, rebuild, topological
@@ -32,12 +34,14 @@ from flambeau.guards import Reach
 from flambeau.planning import not_recording
 from flambeau.recent import Recent
 from flambeau.reverse import Meta, is_leaf
-from flambeau.runtime.buffer import is_sole
+from flambeau.runtime.buffer import all_free, is_sole
 from flambeau.storage import Cell, replacements
 from flambeau.tables import modes
 from flambeau.tensor import Tensor, known_tensor, new_tensor, read
 from flambeau.tracing import Trace
 from flambeau.weights import hold
+
+Array = np.ndarray[Any, Any]
 
 
 class _Trace(Trace):
@@ -94,6 +98,9 @@ class _Entry:
         self.dynamic = False  # may they be symbolic?
         self.result: Any = None
         self.computes = False  # does it nothing but compute results of known types?
+        #: The last two calls' results of one that does: of the older ones' memory, where nobody has them any more, the next call
+        #: makes its own, which need not be asked for and given back, and are still in a cache. None for large ones.
+        self.spare: list[list[Array]] | None = None
 
     def fits(self) -> bool:
         """Are the captured cells and gradients as they were when this was compiled?"""
@@ -109,7 +116,7 @@ class _Entry:
                 return False
         if self.held is not None:
             # Every write gives a cell another value. A network has hundreds, and few of them are in a cache.
-            if [cell.value for cell in self.weights] != self.held[0]:
+            if self.weights and [cell.value for cell in self.weights] != self.held[0]:
                 return self._renewed()
             self.renewals = 0
             return True
@@ -142,7 +149,7 @@ class _Entry:
     def run(self, arguments: Sequence[Tensor]) -> Any:
         """Call the executable and put everything in its place."""
         if self.computes:
-            return self._computed(arguments)
+            return self.computed([_root(x._cell) for x in arguments])
         cells = [_root(arguments[c]._cell) if isinstance(c, int) else c for c in self.cells]
         arrays = [_content(cell) for cell in cells]
         for source, element in self.providers:
@@ -183,15 +190,28 @@ class _Entry:
             return _returned(self.result[1], outputs, arguments)
         return _unflatten(self.result, lambda leaf: _returned(leaf, outputs, arguments))
 
-    def _computed(self, arguments: Sequence[Tensor]) -> Any:
-        """`run` where nothing is written: results from arguments and captured cells, of known types."""
+    def computed(self, arguments: Sequence[Cell]) -> Any:
+        """`run` where nothing is written: results from the arguments' memory and captured cells, of known types."""
         arrays = []
         for place in self.cells:
-            cell: Cell = _root(arguments[place]._cell) if isinstance(place, int) else place
+            cell: Cell = arguments[place] if isinstance(place, int) else place
             array = cell.value.data if cell.parent is None else None
             arrays.append(_content(cell) if array is None else array)
         held = self.held
-        made = self.executable(arrays, held[1] if held else self.hold())
+        kept = held[1] if held else self.hold()
+        spare = self.spare
+        made: list[Array] = []
+        if spare is not None and len(spare) > 1:
+            try:  # popped, so that no other thread has them too
+                made = spare.pop(0)
+            except IndexError:
+                pass
+        if made and all_free(made):
+            self.executable.fill(made, arrays, kept)
+        else:
+            made = self.executable(arrays, kept)
+        if spare is not None:
+            spare.append(made)
         if self.result[0] == "leaf":
             return known_tensor(self.types[0], made[0])
         tensors = [known_tensor(kind, array) for kind, array in zip(self.types, made)]
@@ -305,6 +325,8 @@ def _unflatten(tree: Any, leaf: Callable[[Any], Any]) -> Any:
 _EXECUTABLES: Recent[tuple[Graph, int, Any], Any] = Recent(512)
 #: Calls in a row, each with other weights than the last, after which it is better to prepare nothing.
 RENEWALS = 4
+#: Bytes of results up to which their memory stays with their entry.
+SPARED = 1 << 20
 #: Entries of one signature, which differ in what they found in the cells that they read; the last ones are kept.
 ENTRIES = 8
 _CHANGING: weakref.WeakSet[Cell] = weakref.WeakSet()
@@ -314,11 +336,12 @@ class _Signature:
     """What a call had that ran `entry`, if its arguments were tensors only, each with memory of its own: an equal one is
     known without a description of it (`Compiled._key`)."""
 
-    __slots__ = ("entry", "kinds", "grad", "dtype", "modes", "modules", "training")
+    __slots__ = ("entry", "types", "flows", "grad", "dtype", "modes", "modules", "training")
 
     def __init__(self, entry: _Entry, tensors: Sequence[Tensor], key: Any, reach: Reach) -> None:
         self.entry = entry
-        self.kinds = [(t._cell.value.type, t._cell.value.requires_grad) for t in tensors]
+        self.types = [t._cell.value.type for t in tensors]
+        self.flows = [t._cell.value.requires_grad for t in tensors]
         _, self.grad, self.dtype, *self.training = key
         self.modules = reach.modules
         self.modes = modes.count  # when these were last as they are in `training`
@@ -333,28 +356,35 @@ class _Signature:
             return None
         return _Signature(entry, args, key, reach)
 
-    def takes(self, args: tuple[Any, ...], grad: bool, reach: Reach | None) -> bool:
-        """Has a call with these arguments the same signature?"""
-        if len(args) != len(self.kinds) or grad is not self.grad or reach is None or not reach.stands():
-            return False
-        for x, (kind, flows) in zip(args, self.kinds):
+    def cells(self, args: tuple[Any, ...], grad: bool, reach: Reach | None) -> list[Cell] | None:
+        """The arguments' memory, if a call with them has the same signature."""
+        types, flows = self.types, self.flows
+        if len(args) != len(types) or grad is not self.grad or reach is None or not reach.stands():
+            return None
+        cells: list[Cell] = []
+        number = 0  # a `zip` of three takes as long as all else here
+        for x in args:
             if not isinstance(x, Tensor) or x._chain is not None:
-                return False
+                return None
             cell = x._cell
             value = cell.value
-            if cell.parent is not None or value.type is not kind or value.requires_grad is not flows:
-                return False
-        if len(args) > 1 and len({x._cell for x in args}) != len(args):
-            return False
+            if cell.parent is not None or value.type is not types[number]:
+                return None
+            if value.requires_grad is not flows[number]:
+                return None
+            cells.append(cell)
+            number += 1
+        if cells[0] is cells[1] if number == 2 else len(set(cells)) != number:
+            return None
         if len(self.modules) != len(self.training):  # others have been reached since
-            return False
+            return None
         if self.modes != modes.count:
             before = modes.count
             for module, training in zip(self.modules, self.training):
                 if module.training is not training:
-                    return False
+                    return None
             self.modes = before
-        return dtypes.get_default_dtype() is self.dtype
+        return cells if dtypes.get_default_dtype() is self.dtype else None
 
 
 class Compiled:
@@ -374,8 +404,11 @@ class Compiled:
         if now.trace is not None:  # inside another trace: part of it
             return self.function(*args, **kwargs)
         last = self._last
-        if last is not None and not kwargs and last.takes(args, now.grad, self._reach) and last.entry.fits():
-            return last.entry.run(args)
+        if last is not None and not kwargs:
+            cells = last.cells(args, now.grad, self._reach)
+            entry = last.entry
+            if cells is not None and entry.fits():
+                return entry.computed(cells) if entry.computes else entry.run(args)
         tensors: list[Tensor] = []
         numbers: dict[Cell, int] = {}
         described = [_flatten(a, tensors, numbers) for a in args]
@@ -537,6 +570,8 @@ def _finish(trace: _Trace, tensors: list[Tensor], returned: list[Any]) -> tuple[
         and entry.executable is not None
         and all(kind == "output" for kind, _ in _marks(entry.result))
     )
+    if entry.computes and sum(t.size * t.element.itemsize for t in entry.types) <= SPARED:
+        entry.spare = []
     entry.places = set(entry.cells)
     allowed = set(getattr(entry.executable, "overwrites", ()))
     for result, (where, _) in enumerate(entry.written):

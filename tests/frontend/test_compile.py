@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import flambeau as fb
+from flambeau.runtime.buffer import address_of
 
 
 def _executables() -> int:
@@ -25,6 +26,33 @@ def test_same_signature_compiles_once() -> None:
     assert _executables() == before
     f(fb.ones(4))
     assert _executables() > before
+
+
+@pytest.mark.parametrize("size", [3, 150, 700])
+def test_results_that_somebody_has_are_not_overwritten(size: int) -> None:
+    f = fb.compile(lambda x, y: (x * 2, x @ y))
+    x = fb.ones(size, size)
+    kept = []
+    for k in range(8):
+        double, product = f(x * k, x)
+        if k == 2:
+            kept.append((k, double, product.numpy()[1:]))  # the tensor, and only a view of its memory
+        if k == 3:
+            kept.append((k, double[:, 1], memoryview(product.numpy())))
+        if k == 4:
+            kept.append((k, np.from_dlpack(double), product.detach()))
+    for k, double, product in kept:
+        assert (np.asarray(double) == 2 * k).all() and (np.asarray(product) == size * k).all()
+
+
+def test_results_that_nobody_has_are_written_again() -> None:
+    f = fb.compile(lambda x: x + 1)
+    x = fb.zeros(200, 200)
+    places = []
+    for _ in range(6):
+        y = f(x)
+        places.append(address_of(y.numpy()))
+    assert len(set(places[2:])) == 2
 
 
 def _entries(f):  # type: ignore[no-untyped-def]

@@ -17,9 +17,12 @@ from flambeau.runtime.buffer import (
     Allocator,
     Buffer,
     address_of,
+    all_free,
     allocate,
     as_numpy,
     from_numpy,
+    is_sole,
+    new_array,
     size_class,
 )
 
@@ -125,6 +128,25 @@ def test_borrowed_memory_lives_with_the_buffer() -> None:
     assert again.owner is buffer
     with pytest.raises(ValueError, match="C-contiguous"):
         from_numpy(np.zeros((4, 4))[:, ::2])
+
+
+def test_arrays_that_nobody_else_has() -> None:
+    arrays = [new_array((4, 8), np.dtype(np.float32)), np.empty(3)]
+    assert all_free(arrays) and is_sole(arrays, 0, 0) and not is_sole(arrays, 1, 0)
+    for hold in (
+        lambda a: a,
+        lambda a: a[1:],
+        lambda a: a.T,
+        lambda a: memoryview(a),
+        lambda a: a.base,
+    ):
+        held = hold(arrays[0])
+        assert not all_free(arrays), type(held)
+        assert not is_sole(arrays, 0, 0)
+        del held
+        assert all_free(arrays)
+    borrowed = [as_numpy(from_numpy(np.zeros(4)), np.dtype(np.float64), (4,))]
+    assert not is_sole(borrowed, 0, 0)
 
 
 def test_impossible_requests() -> None:
