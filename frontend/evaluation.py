@@ -25,7 +25,7 @@ from flambeau.compiler.ir.dims import Dim
 from flambeau.compiler.ir.types import ElementType, tensor
 from flambeau.planning import Route, follow, planned, statistics
 from flambeau.reverse import Meta
-from flambeau.tape import Step, caller_place, state
+from flambeau.tape import Step, state
 
 Array = np.ndarray[Any, Any]
 
@@ -60,7 +60,7 @@ def record_all(definition: Any, *values: Value) -> tuple[Value, ...]:
             array = known_content(values[0])
             if array is not None:
                 return (_part(definition, values[0], array),)
-        results = now.apply_all(definition, values, flows, caller_place(2))
+        results = now.apply_all(definition, values, flows)
     if flows:
         for r in results:
             if r.type.element.kind != "float":  # type: ignore[attr-defined]

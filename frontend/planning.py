@@ -19,7 +19,7 @@ from flambeau.compiler.ir import interpreter
 from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild, untraced
 from flambeau.recent import Recent
 from flambeau.reverse import Meta, reverse
-from flambeau.tape import Recorded
+from flambeau.tape import INSIDE, Recorded
 
 Executable = Callable[[list[Any]], list[Any]]
 not_recording = untraced
@@ -223,7 +223,7 @@ def _read_by_derivatives(wanted: list[Value], numbers: dict[Value, int]) -> list
                     read[value] = None
             elif value.owner is not None:
                 stack.extend(value.owner.operands)
-    return [v for v in sorted(read, key=numbers.__getitem__) if not _quickly_made(v)]
+    return [v for v in sorted(read, key=numbers.__getitem__) if v.number != INSIDE and not _quickly_made(v)]
 
 
 def _quickly_made(value: Value) -> bool:

@@ -20,7 +20,7 @@ from flambeau.compiler.ir.dims import Dim
 from flambeau.compiler.ir.types import ElementType, TensorType
 from flambeau.evaluation import record
 from flambeau.runtime.buffer import copied
-from flambeau.tape import Recorded, Rule, caller_place, location_of, state
+from flambeau.tape import Recorded, Rule, location_of, state
 from flambeau.tensor import Tensor, fresh, method, read, wrap, write
 
 #: A `Dim` is a size of a tensor whose shape is symbolic: an integer that each run knows.
@@ -231,7 +231,7 @@ def _operator(definition: Any, name: str, function: Callable[[Any, Any], Tensor]
             flows = now.grad and (x.requires_grad or y.requires_grad)
         else:
             return function(self, other)
-        value = now.apply_pair(rule, x, y, flows, caller_place(2))
+        value = now.apply_pair(rule, x, y, flows)
         if flows:
             value.hooks = name
         return fresh(now, value)

@@ -27,11 +27,13 @@ Place = Any
 
 #: Numbers that one walk may give to values, and steps that all walks together may leave behind.
 NUMBERS, STEPS = 1 << 16, 1 << 15
+#: The number of values that are made from a recorded one (`replay`) and that no way leads to from there.
+INSIDE = -2
 
 
-def caller_place(depth: int) -> Place:
-    """Where the nearest frame outside this package is, from `depth` frames up on."""
-    frame: FrameType | None = sys._getframe(depth)
+def caller_place() -> Place:
+    """Where the nearest frame outside this package is."""
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         code = frame.f_code
         internal = _INTERNAL.get(code.co_filename)
@@ -126,18 +128,19 @@ def recorded(type: Type, rule: OpDef | Rule, sources: tuple[Value, ...], place: 
 class Step:
     """Where a walk is: the operation that was recorded last gave values of `types`.
 
-    `whole` says that the walk has met no value whose history began before it. `routes`: by what is wanted, how it is
-    computed (the evaluator's). `derivative`: how the first of these values is differentiated (the autograd engine's);
-    None if nobody asked yet, False if that cannot be kept.
+    `whole` says that the walk has met no value whose history began before it. `place` is where the operation was recorded
+    the first time (another line may record the same later; to look for it would cost more than the rest). `routes`: by
+    what is wanted, how it is computed (the evaluator's). `derivatives`: how the value is differentiated, by what is given
+    and asked for (the autograd engine's).
     """
 
-    __slots__ = ("edges", "types", "whole", "routes", "derivative")
+    __slots__ = ("edges", "types", "whole", "place", "routes", "derivatives")
 
-    def __init__(self, types: tuple[Type, ...], whole: bool = True) -> None:
+    def __init__(self, types: tuple[Type, ...], whole: bool = True, place: Place = None) -> None:
         self.edges: dict[Any, Step] = {}
-        self.types, self.whole = types, whole
+        self.types, self.whole, self.place = types, whole, place
         self.routes: dict[Any, Any] = {}
-        self.derivative: Any = None
+        self.derivatives: dict[Any, Any] = {}
 
 
 class _Tree:
@@ -150,7 +153,7 @@ class _Tree:
         self.steps += 1
         if self.steps > STEPS:
             self.root, self.steps = Step(()), 0
-        return step.edges.setdefault(key, Step(types, whole))
+        return step.edges.setdefault(key, Step(types, whole, location_of(caller_place())))
 
 
 tree = _Tree()
@@ -186,16 +189,17 @@ class Recorder:
         self.pending.clear()
         self.restart()
 
-    def apply(self, rule: OpDef | Rule, sources: tuple[Value, ...], flows: bool, place: Place) -> Value:
+    def apply(self, rule: OpDef | Rule, sources: tuple[Value, ...], flows: bool) -> Value:
         """One more value, made by `rule`: its only (or first) result. Raises TypeInferenceError."""
-        return self.apply_all(rule, sources, flows, place)[0]
+        return self.apply_all(rule, sources, flows)[0]
 
-    def apply_all(
-        self, rule: OpDef | Rule, sources: tuple[Value, ...], flows: bool, place: Place
-    ) -> tuple[Value, ...]:
+    def apply_all(self, rule: OpDef | Rule, sources: tuple[Value, ...], flows: bool) -> tuple[Value, ...]:
         """The same, for any number of results."""
-        step = self.walk(rule, sources, flows, place)
-        types = self.types(rule, sources, place) if step is None else step.types
+        step = self.walk(rule, sources, flows)
+        if step is None:
+            place, types = caller_place(), self.types(rule, sources)
+        else:
+            place, types = step.place, step.types
         self.recorded += 1
         number = -1
         if step is not None:
@@ -215,12 +219,12 @@ class Recorder:
         _set_owner(value, None)
         return (value,)
 
-    def apply_pair(self, rule: OpDef | Rule, x: Value, y: Value, flows: bool, place: Place) -> Value:
+    def apply_pair(self, rule: OpDef | Rule, x: Value, y: Value, flows: bool) -> Value:
         """`apply` for two sources, of which the walk has seen the first: most of what programs do, in one frame."""
         step, base, count = self.step, self.base, self.count
         a, b = x.number - base, y.number - base
         if step is None or not 0 <= a < count:
-            return self.apply(rule, (x, y), flows, place)
+            return self.apply(rule, (x, y), flows)
         if 0 <= b < count:
             found = step.edges.get((rule, flows, a, b))
         elif y.data is not None and not y.requires_grad:
@@ -231,18 +235,18 @@ class Recorder:
         else:
             found = None
         if found is None or count > NUMBERS - 64:
-            return self.apply(rule, (x, y), flows, place)
+            return self.apply(rule, (x, y), flows)
         self.step, self.count = found, count + 1
         self.recorded += 1
         value: Recorded = _new(Recorded)
         value.type, value.index, value.number = found.types[0], 0, base + count
         value.data, value.hooks, value.requires_grad = None, None, flows
-        value.rule, value.sources, value.place = rule, (x, y), place
+        value.rule, value.sources, value.place = rule, (x, y), found.place
         value.step = found if flows and found.whole else None
         _set_owner(value, None)
         return value
 
-    def walk(self, rule: Any, sources: Sequence[Value], flows: bool, place: Place) -> Step | None:
+    def walk(self, rule: Any, sources: Sequence[Value], flows: bool) -> Step | None:
         """The next step; sources that are new to the walk get numbers. The results' numbers are the caller's to give."""
         step = self.step
         if step is None:
@@ -276,7 +280,7 @@ class Recorder:
         found = step.edges.get(edge)
         if found is None:
             try:
-                found = tree.grow(step, edge, self.types(rule, sources, place), whole)
+                found = tree.grow(step, edge, self.types(rule, sources), whole)
             except BaseException:
                 self.step = None  # numbers were given for nothing
                 raise
@@ -289,14 +293,14 @@ class Recorder:
             edge = ("event", key)
             self.step = self.step.edges.get(edge) or tree.grow(self.step, edge, (), self.step.whole)
 
-    def types(self, rule: Any, sources: Sequence[Value], place: Place) -> tuple[Type, ...]:
+    def types(self, rule: Any, sources: Sequence[Value]) -> tuple[Type, ...]:
         """What `rule` gives of these sources. Raises TypeInferenceError."""
         if not isinstance(rule, OpDef):
             return rule.types  # type: ignore[no-any-return]
         try:
             return infer_types(rule, tuple([v.type for v in sources]))
         except FlambeauError as error:
-            location = location_of(place)
+            location = location_of(caller_place())
             if location is None or error.location is not None:
                 raise
             raise type(error)(error.message, Location(*location)) from None

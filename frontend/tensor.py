@@ -28,7 +28,7 @@ from flambeau.storage import (
     strides_of,
     write_through,
 )
-from flambeau.tape import Recorder, caller_place
+from flambeau.tape import Recorder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -490,7 +490,7 @@ def made(definition: Any, name: str, *tensors: Tensor) -> Tensor:
             if v.requires_grad:
                 flows = True
                 break
-    value = now.apply(definition, values, flows, caller_place(2))
+    value = now.apply(definition, values, flows)
     if flows:
         if value.type.element.kind == "float":  # type: ignore[attr-defined]
             value.hooks = name

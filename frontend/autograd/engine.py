@@ -5,40 +5,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flambeau.autograd.derivative import derivative_of
+from flambeau.autograd.derivative import known_gradients
 from flambeau.autograd.modes import set_grad_enabled
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.ir.core import Value
 from flambeau.evaluation import state, stop_gradient
 from flambeau.reverse import Meta, is_leaf, meta_of, reverse
 from flambeau.storage import Cell
-from flambeau.tape import caller_place
-from flambeau.tensor import Tensor, new_tensor, read, wrap
+from flambeau.tensor import Size, Tensor, new_tensor, read, wrap
 
 
 def _listed(x: Any) -> list[Any]:
     return [x] if isinstance(x, Tensor) or x is None else list(x)
 
 
-def _seeds(outputs: Sequence[Tensor], given: Sequence[Tensor | None]) -> list[Value]:
-    seeds = []
-    for i, (output, seed) in enumerate(zip(outputs, given)):
-        value = read(output)
+def _checked_seeds(values: Sequence[Value], given: Sequence[Tensor | None]) -> list[Value | None]:
+    """The cotangents given for the outputs, in their element types."""
+    seeds: list[Value | None] = []
+    for i, (value, seed) in enumerate(zip(values, given)):
         if not value.requires_grad:
             raise RuntimeError(f"element {i} of tensors does not require grad and does not have a grad_fn")
+        shape = build.shape_of(value)
         if seed is None:
-            if output.numel() != 1:
+            if any(d != 1 for d in shape):
                 raise RuntimeError("grad can be implicitly created only for scalar outputs")
-            seeds.append(build.ones_like(value))
+            seeds.append(None)
             continue
-        if tuple(seed.shape) != tuple(output.shape):
+        found = read(seed)
+        if build.shape_of(found) != shape:
             raise RuntimeError(
                 f"Mismatch in shape: grad_output[{i}] has a shape of {seed.shape} and output[{i}] has a shape of "
-                f"{output.shape}."
+                f"{Size(shape)}."
             )
-        found = read(seed)
         seeds.append(found if found.type is value.type else build.convert(found, build.element_of(value)))
     return seeds
+
+
+def _gradients(
+    roots: Sequence[Value], seeds: Sequence[Value | None], wanted: Sequence[Value] | None
+) -> Sequence[tuple[Value, Value]]:
+    """Values and their gradients: all leaves, or those of `wanted` that derivatives reach. In the common case the
+    derivative is known from the last time, and nobody watches it at work."""
+    if len(roots) == 1:
+        found = known_gradients(roots[0], seeds[0], wanted, state.now)
+        if found is not None:
+            return found
+    cotangents = reverse(
+        roots, [build.ones_like(v) if s is None else s for v, s in zip(roots, seeds)], _visit
+    )
+    if wanted is None:
+        return [(v, ct) for v, ct in cotangents.items() if is_leaf(v)]
+    return [(v, cotangents[v]) for v in wanted if v in cotangents]
 
 
 def _visit(value: Value, ct: Value) -> Value:
@@ -79,49 +96,21 @@ def backward(
     """Adds the gradients of `tensors` to `.grad` of the leaves that they depend on (or of `inputs` alone)."""
     roots = _listed(tensors)
     given = _listed(grad_tensors) if grad_tensors is not None else [None] * len(roots)
-    if not create_graph and inputs is None and given == [None] and _backward_again(read(roots[0])):
-        if not retain_graph:
-            _free([read(roots[0])])
-        return
     with set_grad_enabled(create_graph):
-        seeds = _seeds(roots, given)
         values = [read(t) for t in roots]
-        cotangents = reverse(values, seeds, _visit)
-        wanted = None if inputs is None else {read(t): t for t in _listed(inputs)}
-        for value, ct in cotangents.items():
-            if wanted is not None:
-                if value in wanted:
-                    _accumulate(wanted[value], ct, create_graph)
-            elif is_leaf(value):
-                tensor = value.hooks.tensor() if value.hooks.tensor is not None else None
-                if tensor is not None:
-                    _accumulate(tensor, ct, create_graph)
-                    for hook in list((value.hooks.function or {}).values()):
-                        hook(tensor)
+        seeds = _checked_seeds(values, given)
+        targets = None if inputs is None else {read(t): t for t in _listed(inputs)}
+        for value, ct in _gradients(values, seeds, None if targets is None else list(targets)):
+            if targets is not None:
+                _accumulate(targets[value], ct, create_graph)
+                continue
+            tensor = value.hooks.tensor() if value.hooks.tensor is not None else None
+            if tensor is not None:
+                _accumulate(tensor, ct, create_graph)
+                for hook in list((value.hooks.function or {}).values()):
+                    hook(tensor)
     if not (create_graph if retain_graph is None else retain_graph):
         _free(values)
-
-
-def _backward_again(root: Value) -> bool:
-    """The common case, where the derivative may be known from the last time and nobody watches it at work; False if not."""
-    now = state.now
-    if now.trace is not None or not root.requires_grad:
-        return False
-    derivative = derivative_of(root)
-    if derivative is None:
-        return False
-    gradients = derivative.of(root, now, caller_place(2))
-    if gradients is None:
-        return False
-    before, now.grad = now.grad, False
-    try:
-        for leaf, gradient in gradients:
-            tensor = leaf.hooks.tensor() if leaf.hooks.tensor is not None else None
-            if tensor is not None:
-                _accumulate(tensor, gradient, False)
-    finally:
-        now.grad = before
-    return True
 
 
 def _accumulate(tensor: Tensor, ct: Value, create_graph: bool) -> None:
@@ -163,14 +152,15 @@ def grad(
             raise RuntimeError("One of the differentiated Tensors does not require grad")
     with set_grad_enabled(create_graph):
         values = [read(t) for t in roots]
-        cotangents = reverse(values, _seeds(roots, given), _visit)
+        wanted = [read(t) for t in wrt]
+        gradients = dict(_gradients(values, _checked_seeds(values, given), wanted))
         found: list[Tensor | None] = []
-        for tensor in wrt:
-            ct = cotangents.get(read(tensor))
+        for value in wanted:
+            ct = gradients.get(value)
             if ct is not None:
                 found.append(wrap(ct))
             elif materialize_grads:
-                found.append(wrap(build.zeros_like(read(tensor))))
+                found.append(wrap(build.zeros_like(value)))
             elif allow_unused:
                 found.append(None)
             else:

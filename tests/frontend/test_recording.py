@@ -240,7 +240,7 @@ def test_recorded_values_go_with_the_last_reference() -> None:
 
 
 def test_an_operation_knows_its_place() -> None:
-    x = fb.tensor([1.0, 2.0])
+    x = fb.tensor([1.0, 2.0] * 31)
     y = x * 2.0 - x
     owner = y._cell.value.owner
     assert owner is not None and owner.location is not None and owner.location.file == __file__
@@ -248,7 +248,9 @@ def test_an_operation_knows_its_place() -> None:
     assert owner.results == (y._cell.value,)
     with pytest.raises(RuntimeError, match=r"test_recording\.py"):
         evaluation.record(Reshape((3,)), y._cell.value)
-    assert (x * 2.0 - x).tolist() == [1, 2]
+    assert y.tolist() == [1, 2] * 31
+    again = (x * 2.0 - x)._cell.value.owner  # the same program: its place is known
+    assert again is not None and again.location == owner.location
 
 
 def test_threads_share_tensors_and_keep_their_walks_apart() -> None:
@@ -359,3 +361,66 @@ def test_squares_and_sums_of_all(shape: tuple[int, ...], dtype: str) -> None:
                 (tuple(y.shape), str(y.dtype).rpartition(".")[2], y.detach().tolist(), gradient, name)
             )
         assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda m, x, h, y: m.autograd.grad(y, x, m.ones_like(y)),
+        lambda m, x, h, y: m.autograd.grad(y, [h, x], y.detach() * 2),
+        lambda m, x, h, y: m.autograd.grad(y.sum(), [h, x]),
+        lambda m, x, h, y: m.autograd.grad(y, [x, y], y),
+        lambda m, x, h, y: y.backward(m.tensor([1.0, 2.0])) or [x.grad],
+        lambda m, x, h, y: y.backward(y.detach(), inputs=[x]) or [x.grad],
+        lambda m, x, h, y: y.sum().backward(create_graph=True) or m.autograd.grad(x.grad.sum(), x),
+        lambda m, x, h, y: m.autograd.grad(m.autograd.grad(y, x, y, create_graph=True)[0].exp().sum(), [x]),
+    ],
+)
+def test_a_derivative_that_is_asked_for_again(ask: Any) -> None:
+    """Roots that are no scalars, cotangents, interior values, higher orders: the second time nothing is compiled, whatever
+    the numbers are, and each time the result is PyTorch's."""
+    for i in range(4):
+        found = []
+        for m in (fb, torch):
+            x = m.tensor([1.0 + i, 2.0 - i], requires_grad=True)
+            h = x * x * 0.5
+            y = h.sin() * x
+            before = fb.stats().compilations
+            found.append([g.tolist() for g in ask(m, x, h, y)])
+            assert m is torch or i < 2 or fb.stats().compilations == before
+        for ours, theirs in zip(*found, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_gradients_of_other_tensors_than_the_last_time() -> None:
+    """The same graph, other questions."""
+    for _ in range(3):
+        x, y = fb.tensor([3.0], requires_grad=True), fb.tensor([5.0], requires_grad=True)
+        z = x * x * y
+        (gx,) = fb.autograd.grad(z, x, retain_graph=True)
+        (gy,) = fb.autograd.grad(z, y, retain_graph=True)
+        both = fb.autograd.grad(z, [y, x], retain_graph=True)
+        unused = fb.autograd.grad(z, [y, fb.tensor([1.0], requires_grad=True)], allow_unused=True)
+        assert (gx.item(), gy.item()) == (30, 9) and [g.item() for g in both] == [9, 30]
+        assert unused[0].item() == 9 and unused[1] is None
+        with pytest.raises(RuntimeError, match="second time"):
+            fb.autograd.grad(z, x)
+
+
+def test_a_second_derivative_reads_what_the_first_one_made() -> None:
+    """A gradient penalty, trained: histories through derivatives that are kept."""
+    losses = []
+    for m in (fb, torch):
+        w = m.tensor([[0.5, -0.2], [0.1, 0.3]], requires_grad=True)
+        x = m.tensor([[1.0, 2.0], [3.0, -1.0]], requires_grad=True)
+        seen = []
+        for _ in range(5):
+            (g,) = m.autograd.grad((x @ w).tanh().sum(), x, create_graph=True)
+            loss = (g.norm(dim=1) - 1).square().mean()
+            loss.backward()
+            with m.no_grad():
+                w -= 0.1 * w.grad
+            w.grad = x.grad = None
+            seen.append(loss.item())
+        losses.append(seen)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
