@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import process, ready, report
+from benchmarks import process, readme, ready, report
 from benchmarks.chart import page, svg
 from benchmarks.machine import Limits, Machine
 from benchmarks.peers import PEERS, absent
@@ -302,3 +302,12 @@ def test_targets() -> None:
         ("at most PyTorch's 2 MB, first call", "3 MB"),
     ]
     assert behind(result("gemm.64", {}, wrong={"flambeau": 1.0})) == [("a right result", "failed")]
+
+
+def test_the_readme_has_the_recorded_figures() -> None:
+    """`python -m benchmarks.readme` mends it."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    record = Record(ROOT / "docs" / "performance.json", resume=True)
+    assert readme.written(text, record) == text
+    with pytest.raises(ValueError, match="figures"):
+        readme.written("nothing", record)
