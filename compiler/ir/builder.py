@@ -255,6 +255,11 @@ class LoopBuilder(MemoryBuilder):
         self._pool = pool
         self.emit(scf.Parallel(), *operands, regions=[Region([scope.block])])
 
+    def threads(self) -> Value:
+        """How many threads the function's pool has."""
+        assert self._pool is not None
+        return self.value(scf.Threads(), self._pool)
+
     def _worker(self) -> Index:
         return self.symbol(self.value(scf.Worker()), 0, None, "worker")
 

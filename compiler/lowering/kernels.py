@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from flambeau.compiler.diagnostics import CompilationError
 from flambeau.compiler.dialects.graph.scan import Scan
 from flambeau.compiler.ir.builder import Function, LoopBuilder
 from flambeau.compiler.ir.core import Graph, Operation, Value
-from flambeau.compiler.ir.dims import Dim, Index, Symbol, of_symbol
-from flambeau.compiler.ir.types import memref
+from flambeau.compiler.ir.dims import Dim, Index, Symbol, maximum, of_symbol
+from flambeau.compiler.ir.types import memref, u8
 from flambeau.compiler.ir.types import pointer as pointer_type
 from flambeau.compiler.lowering.attention import lower_attention
 from flambeau.compiler.lowering.attention_gradient import lower_attention_gradient
@@ -21,7 +22,7 @@ from flambeau.compiler.lowering.elements import ElementBuilder
 from flambeau.compiler.lowering.elementwise import lower_elements
 from flambeau.compiler.lowering.in_place import Pairs, in_place_pairs
 from flambeau.compiler.lowering.rows import lower_rows
-from flambeau.compiler.lowering.scan_loop import Step, StepEmitter, StepKernel, cut_body
+from flambeau.compiler.lowering.scan_loop import Rows, Step, StepEmitter, StepKernel, cut_body
 from flambeau.compiler.lowering.scans import lower_arg_reduce, lower_cumulative
 from flambeau.compiler.lowering.scattering import lower_scatter
 from flambeau.compiler.lowering.sorting import lower_sort, sort_workspace
@@ -35,8 +36,10 @@ from flambeau.compiler.passes.fuse import (
     domain_of,
     family_of,
 )
-from flambeau.compiler.schedule.cpu_contraction import Chooser, choose
-from flambeau.compiler.signature import symbols_of
+from flambeau.compiler.passes.scan_rows import count_of, with_rows
+from flambeau.compiler.schedule.cpu_contraction import Chooser, ContractionSchedule, choose, cpu_shape
+from flambeau.compiler.schedule.cpu_scan import rows_of_part
+from flambeau.compiler.signature import byte_size, symbols_of
 from flambeau.compiler.targets.cpu import has_avx512, has_f16_conversion, has_fma
 from flambeau.compiler.targets.machine import TargetDescription
 
@@ -94,9 +97,10 @@ def _all_symbols(graph: Graph) -> Iterator[Symbol]:
 
 
 def lower_kernel(
-    kernel: Kernel, name: str, target: TargetDescription, chooser: Chooser = choose
+    kernel: Kernel, name: str, target: TargetDescription, chooser: Chooser = choose, parallel: bool = True
 ) -> LoweredKernel:
-    """Loop-level functions of one kernel for a CPU, whose contraction has the schedule that `chooser` gives."""
+    """Loop-level functions of one kernel for a CPU, whose contraction has the schedule that `chooser` gives. Unless it is
+    `parallel` it stays on its caller's thread."""
     graph = kernel.graph
     symbols = tuple(dict.fromkeys(_all_symbols(graph)))
     b = LoopBuilder(fma=has_fma(target), avx512=has_avx512(target))
@@ -121,7 +125,7 @@ def lower_kernel(
         [*types, pointer_type, pointer_type],
         [*names, "workspace", "pool"],
         dims=[of_symbol(s) for s in symbols],
-        pool="pool",
+        pool="pool" if parallel else None,
         noalias=aliasing,
         internal=True,
         # Users' arrays may lie anywhere; vector loads from aligned addresses are as fast either way.
@@ -143,27 +147,87 @@ def lower_kernel(
             else:
                 lower_rows(ctx, members, domain, set(graph.results))
         elif kernel.family == "scan":
-            step = _lower_scan(ctx, kernel, name, function)
-            inner, workspace = step.functions, step.workspace
+            scan = _lower_scan(ctx, kernel, name, function)
+            inner, workspace = scan.functions, scan.workspace
         else:
             raise CompilationError(f"no lowering for kernels of the family {kernel.family!r}")
     return LoweredKernel(name, (*inner, *b.functions), symbols, workspace, in_place)
 
 
-def _lower_scan(ctx: LoweringContext, kernel: Kernel, name: str, function: Function) -> Step:
-    """The loop of a scan, and the kernels of its body."""
+def _lower_scan(ctx: LoweringContext, kernel: Kernel, name: str, function: Function) -> _Scan:
+    """The loop of a scan, and the kernels of its body: for all rows, whose kernels are parallel, and if there is a thread for
+    each part of the rows to go through all steps with, for a part."""
     operation = kernel.graph.results[0].owner
     assert operation is not None and isinstance(operation.definition, Scan)
-
-    def lower(inner: Kernel, number: int) -> StepKernel:
-        lowered = lower_kernel(inner, f"{name}_{number}", ctx.target)
-        return StepKernel(lowered.name, lowered.functions, lowered.symbols, lowered.workspace)
-
-    step = cut_body(operation.definition, lower)
+    whole = operation.definition
+    step, summed = _step(ctx, whole, name, True)
+    part, parts = _part(ctx, whole, name, summed)
     operands = [ctx.memory[v] for v in operation.operands]
     results = [ctx.memory[v] for v in operation.results]
-    StepEmitter(ctx, step, operands, results, function["workspace"], function["pool"]).emit()
-    return step
+    space = step.workspace if part is None else maximum(step.workspace, part.workspace * parts)
+    pool = function["pool"]
+
+    def emit(step: Step, rows: Rows) -> None:
+        arena = None
+        if step.workspace != 0:
+            memory = ctx.b.from_pointer(function["workspace"], (space,), u8)
+            arena = ctx.b.subview(memory, rows.part * step.workspace, (step.workspace,))
+        StepEmitter(ctx, step, rows, operands, results, arena, pool).emit()
+
+    if part is None:
+        emit(step, Rows(whole))
+        return _Scan(step.functions, space)
+    few = ctx.b.icmp("ule", ctx.b.threads(), ctx.b.index(parts))
+
+    def in_parts() -> None:
+        with ctx.b.parallel(parts) as loop:
+            emit(part, Rows(whole, loop.index))
+
+    ctx.b.if_(few, in_parts, lambda: emit(step, Rows(whole)))
+    return _Scan((*step.functions, *part.functions), space)
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """The functions of a scan's kernels, and the bytes of its workspace."""
+
+    functions: tuple[Operation, ...]
+    workspace: Index
+
+
+#: What the bits of a contraction's sums depend on.
+_Summed = list[tuple[object, ...]]
+
+
+def _step(ctx: LoweringContext, scan: Scan, name: str, parallel: bool) -> tuple[Step, _Summed]:
+    """The kernels of a scan's body, and how its contractions are summed."""
+    summed: _Summed = []
+
+    def noted(*problem: Any) -> ContractionSchedule:
+        s = choose(*problem)
+        summed.append((s.scheme, s.lanes, s.block_k, s.unroll))
+        return s
+
+    def lower(inner: Kernel, number: int) -> StepKernel:
+        lowered = lower_kernel(inner, f"{name}_{number}", ctx.target, noted, parallel)
+        return StepKernel(lowered.name, lowered.functions, lowered.symbols, lowered.workspace)
+
+    return cut_body(scan, lower), summed
+
+
+def _part(ctx: LoweringContext, whole: Scan, name: str, summed: _Summed) -> tuple[Step | None, int]:
+    """The kernels for a part of the rows, and how many parts there are; None if it does not pay, if rows are not independent, or
+    if bits would depend on it."""
+    count = count_of(whole)
+    shared = [byte_size(p) for p in whole.body.parameters[whole.carries + whole.sequences :]]
+    if count is None or not all(isinstance(size, int) for size in shared):
+        return None, 0
+    rows = rows_of_part(count, sum(s for s in shared if isinstance(s, int)), cpu_shape(ctx.target))
+    scan = None if rows is None else with_rows(whole, rows)
+    if rows is None or scan is None:
+        return None, 0
+    step, found = _step(ctx, scan, f"{name}_part", False)
+    return (step, count // rows) if found == summed else (None, 0)
 
 
 def _members(kernel: Kernel) -> tuple[list[Value], RowDomain | None]:

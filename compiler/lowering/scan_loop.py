@@ -4,6 +4,9 @@ Nothing is copied from step to step where that can be avoided: a slice of a sequ
 written where it lies in the stacked result, and a carry is the address of what the last step wrote. What a carry becomes
 is written into the stacked result if it is also an output (then the next step reads it there), or alternately into the
 workspace and into the scan's result, so that the last step writes the result.
+
+Where the rows of a batch have nothing to do with one another, threads take some of them through all steps (`Rows`): they
+meet once instead of in every kernel of every step, and none reads what another has just written.
 """
 
 from __future__ import annotations
@@ -90,47 +93,68 @@ def alternating(scan: Scan) -> list[int]:
     return found
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Of the rows of `whole`, those from number `part` times the rows of a step's body on."""
+
+    whole: Scan
+    part: Index = 0
+
+    def offset(self, whole: Value, own: Value, position: Index) -> Index:
+        """Where the part's rows begin in slice `position` of a stack, in elements; of values of the whole body, and of one of the
+        part's."""
+        full, type = tensor_of(whole), tensor_of(own)
+        return position * full.size + (0 if full is type else self.part * type.size)
+
+
 class StepEmitter:
-    """Writes the loop. `memory` has the buffers of the scan's operands and results."""
+    """Writes the loop. `operands` and `results` are the scan's buffers, `arena` the step's workspace."""
 
     def __init__(
         self,
         ctx: LoweringContext,
         step: Step,
+        rows: Rows,
         operands: Sequence[Value],
         results: Sequence[Value],
-        workspace: Value,
+        arena: Value | None,
         pool: Value,
     ) -> None:
-        self.b, self.step, self.scan = ctx.b, step, step.scan
-        self.operands, self.results, self.pool = operands, results, pool
+        self.b, self.step, self.scan, self.rows = ctx.b, step, step.scan, rows
+        self.operands, self.results, self.arena, self.pool = operands, results, arena, pool
         self.body = step.scan.body
         self.n = step.scan.carries
-        self.arena = self.b.from_pointer(workspace, (step.workspace,), u8) if step.workspace != 0 else None
 
     def emit(self) -> None:
         """The loop over all steps, and the results that it has not written."""
         b, n = self.b, self.n
-        starts = [b.to_pointer(self.operands[i]) for i in range(n)]
+        starts = [self._operand(i, 0) for i in range(n)]
         for i in range(n):
             stack = self._history(i)
             if stack is not None:
-                self._copy(starts[i], self._slice(self.results[stack], self._at(0), self.body.results[i]), i)
+                self._copy(starts[i], self._result(stack, self._at(0)), i)
         with b.for_(0, self.scan.length, init=starts, vectorize=False) as loop:
             loop.yield_(*self._one_step(loop.index, loop.carried))
         for i, pointer in enumerate(loop.results):
             if i not in self.step.spare and self._history(i) is None:
-                self._copy(pointer, b.to_pointer(self.results[i]), i)
+                self._copy(pointer, self._result(i, 0), i)
 
     # -- places --------------------------------------------------------------------------------------------------------
     def _at(self, step: Index) -> Index:
         """The position along axis 0 of a step."""
         return self.scan.length - 1 - step if self.scan.reverse else step
 
-    def _slice(self, stacked: Value, position: Index, like: Value) -> Value:
-        """The address of a slice of a stacked buffer."""
-        type = tensor_of(like)
-        return self.b.to_pointer(self.b.subview(stacked, position * type.size, type.shape))
+    def _operand(self, i: int, position: Index) -> Value:
+        """The address of the rows in operand `i`, in slice `position` if it is a sequence."""
+        own = self.body.parameters[i]
+        offset = self.rows.offset(self.rows.whole.body.parameters[i], own, position)
+        return self.b.to_pointer(self.b.subview(self.operands[i], offset, tensor_of(own).shape))
+
+    def _result(self, i: int, position: Index) -> Value:
+        """The address of the rows in result `i`, in slice `position` if it is stacked."""
+        own = self.body.results[i]
+        offset = self.rows.offset(self.rows.whole.body.results[i], own, position)
+        return self.b.to_pointer(self.b.subview(self.results[i], offset, tensor_of(own).shape))
 
     def _view(self, offset: Index, type: TensorType) -> Value:
         assert self.arena is not None
@@ -154,29 +178,28 @@ class StepEmitter:
 
     # -- one step ------------------------------------------------------------------------------------------------------
     def _one_step(self, step: Index, carried: Sequence[Value]) -> list[Value]:
-        b, n, body = self.b, self.n, self.body
+        n, body = self.n, self.body
         at = self._at(step)
         places: dict[Value, Value] = {}
         for i, parameter in enumerate(body.parameters):
             if i < n:
                 places[parameter] = carried[i]
             elif i < n + self.scan.sequences:
-                places[parameter] = self._slice(self.operands[i], at, parameter)
+                places[parameter] = self._operand(i, at)
             else:
-                places[parameter] = b.to_pointer(self.operands[i])
+                places[parameter] = self._operand(i, 0)
         copies: list[tuple[Value, Value, int]] = []
         stacked: dict[Value, int] = {}
         for i, value in enumerate(body.results[n:], n):
             if value in body.parameters:
                 before = body.parameters.index(value)
                 if before >= n or self._history(before) != i:
-                    copies.append((places[value], self._slice(self.results[i], at, value), i))
+                    copies.append((places[value], self._result(i, at), i))
             elif value in stacked:
-                source = self._slice(self.results[stacked[value]], at, value)
-                copies.append((source, self._slice(self.results[i], at, value), i))
+                copies.append((self._result(stacked[value], at), self._result(i, at), i))
             else:
                 stacked[value] = i
-                places[value] = self._slice(self.results[i], at, value)
+                places[value] = self._result(i, at)
         following: list[Value] = []
         for i, value in enumerate(body.results[:n]):
             if i in self.step.spare:
@@ -204,14 +227,14 @@ class StepEmitter:
         b = self.b
         odd = b.icmp("ne", b.index((self.scan.length - 1 - step) % 2), b.index(0))
         spare = self._view(self.step.spare[i], tensor_of(self.body.results[i]))
-        return b.select(odd, spare, b.to_pointer(self.results[i]))
+        return b.select(odd, spare, self._result(i, 0))
 
     def _next_in_stack(self, step: Index, i: int, stack: int) -> Value:
         """Where step `step` writes a carry that lies in a stack: at the next step's place, at last in the result."""
         b, last = self.b, self.scan.length - 1
-        following = self._slice(self.results[stack], self._at(step + 1), self.body.results[i])
+        following = self._result(stack, self._at(step + 1))
         is_last = b.icmp("eq", b.index(step), b.index(last))
-        return b.select(is_last, b.to_pointer(self.results[i]), following)
+        return b.select(is_last, self._result(i, 0), following)
 
     def _call(
         self, call: KernelCall, kernel: StepKernel, workspace: Index | None, places: dict[Value, Value]

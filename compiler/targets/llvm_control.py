@@ -203,6 +203,11 @@ def _worker(body: Body, operation: Operation, definition: scf.Worker) -> None:
     body.names[operation.results[0]] = body.worker
 
 
+def _threads(body: Body, operation: Operation, definition: scf.Threads) -> None:
+    body.module.declared[abi.POOL_THREADS] = abi.DECLARATIONS[abi.POOL_THREADS]
+    body.define(operation.results[0], f"call i64 @{abi.POOL_THREADS}(ptr {body.name(operation.operands[0])})")
+
+
 def _parallel(body: Body, operation: Operation, definition: scf.Parallel) -> None:
     low, high, step, *pool = (body.name(v) for v in operation.operands)
     block = operation.regions[0].block
@@ -298,6 +303,7 @@ HANDLERS: dict[type[OpDef], Handler] = {
     scf.If: _if,
     scf.While: _while,
     scf.Worker: _worker,
+    scf.Threads: _threads,
     scf.Parallel: _parallel,
     gpu.Barrier: _barrier,
     gpu.Shuffle: _gpu_shuffle,

@@ -107,3 +107,14 @@ class Worker(LoopOp):
 
     def infer(self, *operands: Type) -> Type:
         return index
+
+
+class Threads(LoopOp):
+    """How many threads there may be in the bodies that run on the pool that is the operand; 1 for a null pointer."""
+
+    name = "runtime.threads"
+
+    def infer(self, *operands: Type) -> Type:
+        if len(operands) != 1 or not isinstance(operands[0], PointerType):
+            raise self.reject("takes a pointer as its pool", actual=operands)
+        return index
