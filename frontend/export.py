@@ -176,9 +176,10 @@ class Exported:
         name: str | None = None,
         target: Any = None,
         opt_level: int | None = None,
-        weights_file: str | None = None,
+        weights_file: Any = None,
     ) -> Any:
-        """The compiled library before linking (`compiler.exporting.LibraryCode`). `weights_file`: see `save`."""
+        """The compiled library before linking (`compiler.exporting.LibraryCode`). `weights_file`: a `WeightsFile` from there,
+        whose tensors it reads; None embeds them."""
         from flambeau.compiler import options
         from flambeau.compiler.exporting import ExportRoles, export_library
         from flambeau.execution import run_graph
@@ -206,6 +207,7 @@ class Exported:
         called `name_create`, …; by default after the `name` given to `export`, else after the file. The
         files appear whole or not at all. OSError, CompilationError or LinkerError if that fails.
         """
+        from flambeau.compiler.exporting.weights_file import WeightsFile
         from flambeau.runtime.header import header
         from flambeau.runtime.linker import link_shared
 
@@ -220,13 +222,14 @@ class Exported:
         # First, so that a folder that cannot be written is found before the work is done.
         staged = [(_staged(path), path.with_suffix(".h"))]
         try:
-            code = self.library(name, target, opt_level, beside.name if weights == "external" else None)
-            staged[0][0].write_text(header(code.signature), encoding="utf-8", newline="\n")
-            if code.weights is not None:
+            file = None
+            if weights == "external" and (self.weights or self.state):
                 staged.append((_staged(path), beside))
-                staged[1][0].write_bytes(code.weights)
+                file = WeightsFile.write(staged[1][0], beside.name, dict([*self.weights, *self.state]))
+            code = self.library(name, target, opt_level, file)
+            staged[0][0].write_text(header(code.signature), encoding="utf-8", newline="\n")
             triple = code.compilation.target.triple if target is not None else None
-            link_shared([code.object_code], path, exports=code.exports, target_triple=triple)
+            link_shared(code.objects, path, exports=code.exports, target_triple=triple)
             for temporary, final in staged:
                 os.chmod(temporary, 0o666 & ~_umask())
                 os.replace(temporary, final)

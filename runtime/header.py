@@ -104,7 +104,8 @@ def _weights(file: str | None) -> list[str]:
         return []
     return [
         f" * `weights`: the path of {file}, which was written with this library, or of a safetensors file with the same",
-        " * tensors. It is read once, by this call; if it cannot be, or holds other tensors, there is no handle.",
+        " * tensors. It is read once, by this call, which also prepares them for the code (that may take as long as a run); if",
+        " * it cannot be read, or holds other tensors, there is no handle.",
     ]
 
 

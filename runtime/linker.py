@@ -14,11 +14,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 Linker = Literal["auto", "system", "zig"]
+#: An object file: its path, its content, or a function that writes its content to a stream.
+ObjectFile = str | os.PathLike[str] | bytes | Callable[[BinaryIO], None]
 
 _REMEDIES = (
     "Two remedies: install a C compiler (Debian, Ubuntu: `apt install gcc`; macOS: `xcode-select --install`), "
@@ -32,7 +35,7 @@ class LinkerError(RuntimeError):
 
 
 def link_shared(
-    objects: Sequence[str | os.PathLike[str] | bytes],
+    objects: Sequence[ObjectFile],
     output: str | os.PathLike[str],
     *,
     soname: str | None = None,
@@ -42,7 +45,7 @@ def link_shared(
     libraries: Iterable[str] = (),
     strip: bool = True,
 ) -> Path:
-    """Links object files (paths or bytes) into a shared library; returns its path.
+    """Links object files into a shared library; returns its path.
 
     Only `exports` are visible. libm is linked if an object needs something from it, libc always; the result needs
     no other library but `libraries`. `output` appears whole or not at all. Raises LinkerError, or ValueError
@@ -54,8 +57,7 @@ def link_shared(
     output = Path(output)
     triple = target_triple or _host_triple()
     driver = _driver(linker, target_triple)
-    with tempfile.TemporaryDirectory(prefix="flambeau-link-") as folder:
-        work = Path(folder)
+    with _work_folder(output) as work:
         files = _as_files(objects, work)
         result = work / output.name
         flags = _flags(
@@ -70,7 +72,7 @@ def link_shared(
 
 
 def archive_static(
-    objects: Sequence[str | os.PathLike[str] | bytes],
+    objects: Sequence[ObjectFile],
     output: str | os.PathLike[str],
     *,
     target_triple: str | None = None,
@@ -79,8 +81,7 @@ def archive_static(
     """Packs object files into a static archive with a symbol index; returns its path. Raises LinkerError."""
     output = Path(output)
     archiver = _archiver(linker, target_triple)
-    with tempfile.TemporaryDirectory(prefix="flambeau-link-") as folder:
-        work = Path(folder)
+    with _work_folder(output) as work:
         files = _as_files(objects, work)
         result = work / output.name
         _run([*archiver, "rcs", str(result), *map(str, files)], output)
@@ -212,18 +213,29 @@ def _zig_triple(triple: str) -> str:
     return "-".join([architecture, system, *abi])
 
 
-def _as_files(objects: Sequence[str | os.PathLike[str] | bytes], work: Path) -> list[Path]:
+def _as_files(objects: Sequence[ObjectFile], work: Path) -> list[Path]:
     if not objects:
         raise ValueError("expected at least one object file, got none")
     files = []
     for number, item in enumerate(objects):
+        file = work / f"part{number}.o"
         if isinstance(item, bytes):
-            file = work / f"part{number}.o"
             file.write_bytes(item)
+        elif callable(item):
+            with open(file, "wb") as stream:
+                item(stream)
         else:
             file = Path(item).resolve()
         files.append(file)
     return files
+
+
+@contextmanager
+def _work_folder(output: Path) -> Iterator[Path]:
+    """A folder beside `output`, so that what is made there need only be renamed: libraries with weights are large."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+        yield Path(folder).resolve()
 
 
 def _run(command: list[str], output: Path) -> None:
@@ -243,17 +255,9 @@ def _run(command: list[str], output: Path) -> None:
 
 
 def _publish(result: Path, output: Path) -> None:
-    """Moves a finished file to its place in one step (it may come from another file system)."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
-    os.close(handle)
-    try:
-        shutil.copyfile(result, name)
-        os.chmod(name, 0o666 & ~_umask() | (result.stat().st_mode & 0o111 & ~_umask()))
-        os.replace(name, output)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Moves a finished file to its place in one step."""
+    os.chmod(result, 0o666 & ~_umask() | (result.stat().st_mode & 0o111 & ~_umask()))
+    os.replace(result, output)
 
 
 def _umask() -> int:

@@ -101,8 +101,8 @@ def run(lib: LibraryText) -> str:
             lines.append(f"  %now{number} = getelementptr i8, ptr %read, i64 {lib.read_offsets[number]}")
             places.append(f"%now{number}")
             continue
-        if number in lib.offsets:
-            places.append(f"getelementptr (i8, ptr @fb.weights, i64 {lib.offsets[number]})")
+        if number in lib.places:
+            places.append(lib.places[number])
             continue
         if number < first_state:  # a weight of which the code reads only what was prepared
             places.append("null")

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from flambeau.compiler.exporting.data_objects import DataObjects
 from flambeau.compiler.exporting.roles import ExportRoles, used_weights
 from flambeau.compiler.exporting.weights_file import WeightsFile
 from flambeau.compiler.passes.plan import aligned
 from flambeau.compiler.pipeline import Compilation
+from flambeau.compiler.signature import byte_size
 from flambeau.runtime import abi
 
 Array = np.ndarray[Any, Any]
@@ -35,53 +37,70 @@ def field(number: int) -> str:
 
 
 class LibraryText:
-    """One library's contents. `offsets`: where embedded parameters lie in the constant `fb.weights`, by their number;
-    `read_offsets`: where others lie in what was read from `file`."""
+    """One library's contents.
+
+    `data` are objects with embedded tensors; `places`: addresses of embedded parameters by their number, and `state_places`
+    of the state's first content. `read_offsets`: where parameters lie in the memory that a handle has of `file`: in the file's
+    order; or, where `preparation` (of `compilation`) is compiled into the library, `used` weights and then what it makes.
+    `prepared`: what a preparation has made already, of embedded weights.
+    """
 
     def __init__(
         self,
         c: Compilation,
         roles: ExportRoles,
         name: str,
-        signature: dict[str, Any],
         file: WeightsFile | None = None,
         prepared: Sequence[Array] = (),
+        preparation: Compilation | None = None,
     ) -> None:
-        self.c, self.roles, self.name, self.signature, self.file = c, roles, name, signature, file
-        self.offsets: dict[int, int] = {}
+        self.c, self.roles, self.name, self.file = c, roles, name, file
+        self.preparation = preparation
+        self.data = DataObjects(f"{name}.data", c.target)
+        self.used = used_weights(c, roles)
         self.read_offsets: dict[int, int] = {}
-        blob = bytearray()
-        if file is not None:
+        self.places: dict[int, str] = {}
+        self.prepared_offsets: list[int] = []
+        self.preparation_constants: list[str] = []
+        self.kept_bytes = 0
+        #: Bytes of what the code reads of weights and literals.
+        self.weight_bytes = sum(a.nbytes for a in (*self.used.values(), *prepared, *c.constants))
+        behind = len(c.graph.parameters)
+        if preparation is not None:
+            for number, array in self.used.items():
+                self.read_offsets[number] = self._keep(array.nbytes)
+            for size in map(byte_size, preparation.graph.results):
+                assert isinstance(size, int), "weights have known sizes"
+                self.read_offsets[behind + len(self.prepared_offsets)] = self.kept_bytes
+                self.prepared_offsets.append(self._keep(size))
+                self.weight_bytes += size
+            self.preparation_constants = [self.data.add(a) for a in preparation.constants]
+            behind += len(self.prepared_offsets)
+        elif file is not None:
+            self.kept_bytes = file.data_bytes
             for number, (label, _) in enumerate(roles.weights, len(roles.inputs)):
                 self.read_offsets[number] = file.offsets[label]
         else:
-            for number, array in used_weights(c, roles).items():
-                self.offsets[number] = self._append(blob, array)
-        for number, array in enumerate([*prepared, *c.constants], len(c.graph.parameters)):
-            self.offsets[number] = self._append(blob, array)
+            self.places = {n: self.data.add(a) for n, a in self.used.items()}
+        for number, array in enumerate([*prepared, *c.constants], behind):
+            self.places[number] = self.data.add(array)
         self.state_offsets: list[int] = []
-        state = bytearray()
+        self.state_bytes = 0
         for _, array in roles.state:
-            self.state_offsets.append(self._append(state, array))
-        self.state_bytes = int(aligned(len(state)))  # type: ignore[arg-type]
-        self.blob, self.state = bytes(blob), bytes(state).ljust(self.state_bytes, b"\0")
+            self.state_offsets.append(self.state_bytes)
+            self.state_bytes += int(aligned(array.nbytes))  # type: ignore[arg-type]
+        self.state_places = [] if file is not None else [self.data.add(a) for _, a in roles.state]
 
-    @staticmethod
-    def _append(blob: bytearray, array: Array) -> int:
-        blob.extend(b"\0" * (-len(blob) % 64))
-        offset = len(blob)
-        blob.extend(np.ascontiguousarray(array).tobytes())
+    def _keep(self, nbytes: int) -> int:
+        offset = self.kept_bytes
+        self.kept_bytes += int(aligned(nbytes))  # type: ignore[arg-type]
         return offset
 
-    def globals(self) -> str:
+    def globals(self, signature: dict[str, Any]) -> str:
         """Constants and declarations."""
-        lines = [
-            constant("fb.signature", json.dumps(self.signature).encode() + b"\0"),
-            constant("fb.weights", self.blob or b"\0", 64),
-        ]
-        if self.file is None:
-            lines.append(constant("fb.state", self.state or b"\0", 64))
-        else:
+        lines = [constant("fb.signature", json.dumps(signature).encode() + b"\0")]
+        lines += [o.declaration for o in self.data.objects]
+        if self.file is not None:
             lines += [constant("fb.file", self.file.header), constant("fb.mode", b"rb\0"), *FILE_DECLARATIONS]
         for status in abi.Status:
             lines.append(constant(f"fb.status{int(status)}", status.message.encode() + b"\0"))

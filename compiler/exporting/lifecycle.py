@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flambeau.compiler.exporting.cpu_features import cpu_check, required_features
 from flambeau.compiler.exporting.library_text import HANDLE_BYTES, LibraryText, field
 from flambeau.runtime import abi
@@ -35,6 +37,7 @@ def create(lib: LibraryText) -> str:
         "  store i64 0, ptr %which",
     ]
     lines += [f"  %weights = {field(6)}", "  store ptr null, ptr %weights"]
+    causes = []  # statuses, with the blocks that they come from
     if lib.state_bytes:
         lines += [
             f"  %memory_ = call ptr @fb.alloc(i64 {2 * lib.state_bytes})",
@@ -42,11 +45,18 @@ def create(lib: LibraryText) -> str:
             "  br i1 %missing, label %undo, label %copy",
             "copy:",
             "  store ptr %memory_, ptr %state",
+            *([] if lib.file is not None else _copies(lib, lib.state_places)),
         ]
-        if lib.file is None:
-            lines.append(
-                f"  call void @llvm.memcpy.p0.p0.i64(ptr %memory_, ptr @fb.state, i64 {lib.state_bytes}, i1 false)"
-            )
+        causes.append(f"[ {int(abi.Status.OUT_OF_MEMORY)}, %fill ]")
+    lines += [
+        "  %several = icmp sgt i32 %threads, 1",
+        "  br i1 %several, label %parallel, label %alone",
+        "parallel:",
+        "  %made = call ptr @fb_pool_create(i32 %threads)",
+        "  store ptr %made, ptr %pool",
+        "  br label %alone",
+        "alone:",
+    ]
     if lib.file is not None:
         lines += [
             "  %read = call i32 @fb.read(ptr %path, ptr %weights)",
@@ -54,16 +64,20 @@ def create(lib: LibraryText) -> str:
             "  br i1 %unread, label %undo, label %have",
             "have:",
             "  %data = load ptr, ptr %weights",
-            *_first_state(lib),
+            *_from_file(lib),
         ]
+        causes.append("[ %read, %alone ]")
+    if lib.preparation is not None:
+        lines += [
+            "  %threads_ = load ptr, ptr %pool",
+            "  %prepared = call i32 @fb.prepare(ptr %data, ptr %weights, ptr %threads_)",
+            "  %unprepared = icmp ne i32 %prepared, 0",
+            "  br i1 %unprepared, label %undo, label %ready",
+            "ready:",
+            "  call void @fb.free(ptr %data)",
+        ]
+        causes.append("[ %prepared, %have ]")
     lines += [
-        "  %several = icmp sgt i32 %threads, 1",
-        "  br i1 %several, label %parallel, label %done",
-        "parallel:",
-        "  %made = call ptr @fb_pool_create(i32 %threads)",
-        "  store ptr %made, ptr %pool",
-        "  br label %done",
-        "done:",
         "  store ptr %handle, ptr %out",
         f"  ret i32 {int(abi.Status.OK)}",
         "invalid:",
@@ -71,10 +85,7 @@ def create(lib: LibraryText) -> str:
     ]
     if required_features(lib.c.target):
         lines += ["unsupported:", f"  ret i32 {int(abi.Status.CPU_UNSUPPORTED)}"]
-    if lib.file is not None or lib.state_bytes:
-        causes = [f"[ {int(abi.Status.OUT_OF_MEMORY)}, %fill ]"] if lib.state_bytes else []
-        if lib.file is not None:
-            causes.append(f"[ %read, %{'copy' if lib.state_bytes else 'fill'} ]")
+    if causes:
         lines += [
             "undo:",
             f"  %cause = phi i32 {', '.join(causes)}",
@@ -86,16 +97,27 @@ def create(lib: LibraryText) -> str:
     return text if lib.file is None else text + "\n" + _reader(lib)
 
 
-def _first_state(lib: LibraryText) -> list[str]:
-    """Copies the state's tensors from what was read; if there is nothing but state, gives that back."""
-    assert lib.file is not None
+def _copies(lib: LibraryText, places: Sequence[str]) -> list[str]:
+    """Copies the state's tensors from `places` to the first half of the handle's memory for them."""
     lines = []
-    for number, ((label, array), offset) in enumerate(zip(lib.roles.state, lib.state_offsets, strict=True)):
+    described = zip(lib.roles.state, lib.state_offsets, places, strict=True)
+    for number, ((_, array), offset, place) in enumerate(described):
         lines += [
             f"  %to{number} = getelementptr i8, ptr %memory_, i64 {offset}",
-            f"  %from{number} = getelementptr i8, ptr %data, i64 {lib.file.offsets[label]}",
-            f"  call void @llvm.memcpy.p0.p0.i64(ptr %to{number}, ptr %from{number}, i64 {array.nbytes}, i1 false)",
+            f"  call void @llvm.memcpy.p0.p0.i64(ptr %to{number}, ptr {place}, i64 {array.nbytes}, i1 false)",
         ]
+    return lines
+
+
+def _from_file(lib: LibraryText) -> list[str]:
+    """Copies the state's tensors from what was read; if there is nothing but state, gives that back."""
+    assert lib.file is not None
+    state = lib.roles.state
+    lines = [
+        f"  %from{number} = getelementptr i8, ptr %data, i64 {lib.file.offsets[label]}"
+        for number, (label, _) in enumerate(state)
+    ]
+    lines += _copies(lib, [f"%from{number}" for number in range(len(state))])
     if not lib.roles.weights:
         lines += ["  call void @fb.free(ptr %data)", "  store ptr null, ptr %weights"]
     return lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,10 +77,9 @@ def signature_of(
     roles: ExportRoles,
     name: str,
     weights_file: str | None,
-    prepared: Sequence[Array] = (),
+    weight_bytes: int,
 ) -> dict[str, Any]:
     graph = c.graph
-    kept = [*used_weights(c, roles).values(), *prepared, *c.constants]
     first_state = len(roles.inputs) + len(roles.weights)
     assert c.memory is not None
     return {
@@ -99,7 +97,7 @@ def signature_of(
             for (n, _), v in zip(roles.weights, graph.parameters[len(roles.inputs) :], strict=False)
         ],
         "weights_file": weights_file,
-        "weight_bytes": sum(a.nbytes for a in kept),
+        "weight_bytes": weight_bytes,
         "workspace": str(c.memory.size),
         "kernels": len(c.kernels),
         "target": {

@@ -8,7 +8,10 @@ little-endian u64, the header in JSON, the tensors one behind the other.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +19,26 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 
+@dataclass(frozen=True)
 class WeightsFile:
-    """The file's `content`, its `header` (with the length before it), and where each tensor's bytes start after it."""
+    """What a library knows of the file: its `name`, its `header` (with the length before it), how many bytes follow, and at
+    which of them each tensor begins."""
 
-    def __init__(self, tensors: Mapping[str, Array]) -> None:
-        from safetensors.numpy import save
+    name: str
+    header: bytes
+    data_bytes: int
+    offsets: Mapping[str, int]
 
-        self.content: bytes = save({name: np.ascontiguousarray(a) for name, a in tensors.items()})
-        length = 8 + int.from_bytes(self.content[:8], "little")
-        self.header = self.content[:length]
-        self.data_bytes = len(self.content) - length
-        described = json.loads(self.header[8:])
-        self.offsets = {name: int(described[name]["data_offsets"][0]) for name in tensors}
+    @staticmethod
+    def write(path: str | os.PathLike[str], name: str, tensors: Mapping[str, Array]) -> WeightsFile:
+        """Writes the tensors to `path`, which will be called `name`. OSError if that fails."""
+        from safetensors.numpy import save_file
+
+        save_file({label: np.require(a, requirements="C") for label, a in tensors.items()}, path)
+        with open(path, "rb") as stream:
+            length = stream.read(8)
+            header = stream.read(int.from_bytes(length, "little"))
+        described = json.loads(header)
+        data_bytes = Path(path).stat().st_size - 8 - len(header)
+        offsets = {label: int(described[label]["data_offsets"][0]) for label in tensors}
+        return WeightsFile(name, length + header, data_bytes, offsets)

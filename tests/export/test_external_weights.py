@@ -40,6 +40,41 @@ def test_the_file_beside_is_found(model: nn.Module, library: Path) -> None:
         load(embedded, weights=library.with_suffix(".safetensors"))
 
 
+class Normed(nn.Module):
+    """What is prepared: panels of one weight, arithmetic on others (the factors of batch norm), Winograd's transform."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32)
+        self.second, self.out = nn.Conv2d(32, 32, 3, padding=1), nn.Linear(32, 40)
+        self.norm.running_var.fill_(0.3)
+
+    def forward(self, x: fb.Tensor) -> fb.Tensor:
+        x = self.second(self.norm(self.first(x)).relu())
+        return self.out(x.flatten(2).transpose(1, 2).reshape(-1, 32))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_weights_are_prepared_by_the_handle(tmp_path: Path, threads: int) -> None:
+    """The same bits as with embedded weights, which are prepared when the library is made; also after a replacement."""
+    x = np.random.default_rng(1).standard_normal((2, 3, 28, 28)).astype(np.float32)
+    paths = {}
+    for seed in (0, 1):
+        fb.manual_seed(seed)
+        exported = fb.export(Normed().eval(), (fb.from_numpy(x),))
+        assert exported.library().compilation.preparation is not None
+        paths[seed] = [
+            exported.save(tmp_path / f"net{seed}_{kind}.so", weights=kind)
+            for kind in ("embedded", "external")
+        ]
+    for seed, (embedded, external) in paths.items():
+        expected = load(embedded, threads=threads)(x)
+        np.testing.assert_array_equal(load(external, threads=threads)(x), expected)
+        other = paths[1 - seed][1]
+        replaced = load(other, threads=threads, weights=external.with_suffix(".safetensors"))
+        np.testing.assert_array_equal(replaced(x), expected)
+
+
 def test_weights_are_replaced_without_compiling(library: Path) -> None:
     tensors = load_file(library.with_suffix(".safetensors"))
     tensors["2.weight"][:] = 0
@@ -164,6 +199,7 @@ def test_from_c(library: Path, model: nn.Module) -> None:
         ("x86_64-windows-gnu", "embedded"),
         ("x86_64-windows-gnu", "external"),
         ("aarch64-linux-gnu", "external"),
+        ("aarch64-macos", "embedded"),
         ("aarch64-macos", "external"),
     ],
 )

@@ -62,7 +62,7 @@ TRAINING = ExportRoles(("rate",), ("loss",), (), (("s", np.arange(4, dtype=np.fl
 
 
 def save(code: LibraryCode, folder: Path) -> Path:
-    path = link_shared([code.object_code], folder / f"{code.name}.so", exports=code.exports)
+    path = link_shared(code.objects, folder / f"{code.name}.so", exports=code.exports)
     (folder / f"{code.name}.h").write_text(header(code.signature))
     return path
 
