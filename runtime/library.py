@@ -21,8 +21,19 @@ class LibraryError(RuntimeError):
     """A library cannot be loaded, or one of its functions reported a failure."""
 
 
-def _dtype(name: str) -> np.dtype[Any]:
+def dtype_of(name: str) -> np.dtype[Any]:
+    """The dtype that a signature calls `name`."""
     return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+
+
+def extent_of(extent: int | str, sizes: dict[str, int]) -> int:
+    """The value of a signature's extent: a number, or an expression of sizes."""
+    if isinstance(extent, int):
+        return extent
+    if extent in sizes:
+        return sizes[extent]
+    text = extent.replace("floordiv", "//").replace("mod", "%")
+    return int(eval(text, {"__builtins__": {}, "max": max, "min": min}, dict(sizes)))
 
 
 class Library:
@@ -109,7 +120,7 @@ class Library:
         sizes: dict[str, int] = {}
         arrays = [self._input(entry, given, sizes) for entry, given in zip(expected, inputs, strict=True)]
         outputs = [
-            np.empty([self._extent(d, sizes) for d in e["shape"]], _dtype(e["dtype"]))
+            np.empty([extent_of(d, sizes) for d in e["shape"]], dtype_of(e["dtype"]))
             for e in self.signature["outputs"]
         ]
         numbers = [ctypes.c_int64(sizes[s]) for s in self.signature["symbols"]]
@@ -119,7 +130,7 @@ class Library:
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def _input(self, entry: dict[str, Any], given: Any, sizes: dict[str, int]) -> Array:
-        dtype = _dtype(entry["dtype"])
+        dtype = dtype_of(entry["dtype"])
         array = np.asarray(given)
         if array.dtype != dtype:
             raise TypeError(f"{self.name}: input {entry['name']}: expected {dtype}, got {array.dtype}")
@@ -139,15 +150,6 @@ class Library:
                 )
         return np.ascontiguousarray(array)
 
-    @staticmethod
-    def _extent(extent: int | str, sizes: dict[str, int]) -> int:
-        if isinstance(extent, int):
-            return extent
-        if extent in sizes:
-            return sizes[extent]
-        text = extent.replace("floordiv", "//").replace("mod", "%")
-        return int(eval(text, {"__builtins__": {}, "max": max, "min": min}, dict(sizes)))
-
     def _state(self, name: str) -> dict[str, Any]:
         for entry in self.signature["state"]:
             if entry["name"] == name:
@@ -159,7 +161,7 @@ class Library:
     def get(self, name: str) -> Array:
         """A copy of one tensor of the state. KeyError if there is none of this name."""
         entry = self._state(name)
-        array = np.empty(entry["shape"], _dtype(entry["dtype"]))
+        array = np.empty(entry["shape"], dtype_of(entry["dtype"]))
         self._access("get", name, array)
         return array
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from flambeau.compiler.ir.dims import Index
@@ -16,7 +17,7 @@ BLOCK = 64
 @dataclass(frozen=True)
 class AttentionSchedule:
     """Register tiles are `rows` x `vectors * lanes`; a task has `queries` queries, and goes through `keys` keys at a
-    time. `queries` is a multiple of `columns`, `keys` of `rows`."""
+    time. `queries` is a multiple of `columns` and of `rows` (tiles of values have a row a query), `keys` of `rows`."""
 
     lanes: int
     rows: int
@@ -34,8 +35,8 @@ def choose(queries: Index, accumulator: ElementType, cpu: CpuShape) -> Attention
     """The schedule for so many queries."""
     lanes = max(1, cpu.vector_bits // accumulator.bits)
     rows = 8 if cpu.registers >= 32 else 4
-    columns = 2 * lanes
-    block = -(-BLOCK // columns) * columns
+    unit = math.lcm(2 * lanes, rows)
+    block = -(-BLOCK // unit) * unit
     if isinstance(queries, int):
-        block = min(block, -(-queries // columns) * columns)
+        block = min(block, -(-queries // unit) * unit)
     return AttentionSchedule(lanes, rows, 2, block, max(BLOCK, block))

@@ -1,18 +1,15 @@
-"""Schedules for CPUs that have less than this machine: run with the option `cpu`, and register tiles in assembly."""
+"""CPUs by name: the option `cpu`, what a library asks a CPU for, and register tiles in assembly.
+
+`test_programs.py` runs code for them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import ml_dtypes
-import numpy as np
 import pytest
-import torch
 
-import flambeau as fb
-from flambeau import nn
 from flambeau.compiler import options
 from flambeau.compiler.dialects.graph.contraction import DotGeneral
 from flambeau.compiler.exporting.cpu_features import required_features
@@ -26,32 +23,23 @@ from flambeau.compiler.targets.machine import (
     host_target,
     process_target,
 )
+from tests.targets.emulation.machines import NATIVE, Machine
 
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
 RISCV = "riscv64-unknown-linux-gnu"
-NEEDS = {"x86-64": "", "haswell": "avx2", "skylake-avx512": "avx512vl"}
-NATIVE = {"x86-64": 128, "haswell": 256, "skylake-avx512": 512}
 
 
-@pytest.fixture(params=NEEDS)
-def cpu(request: Any) -> Iterator[str]:
-    host, needed = host_target(), NEEDS[request.param]
-    if host.architecture != "x86_64" or (needed and not host.has(needed)):
-        pytest.skip(f"this machine does not run code for {request.param}")
-    with options.override(cpu=request.param):
-        yield request.param
-
-
-def normal(*shape: int) -> np.ndarray[Any, Any]:
-    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
-
-
-def test_what_the_option_means(cpu: str) -> None:
-    target = process_target()
-    assert (target.cpu, target.vector_bits) == (cpu, NATIVE[cpu])
+@pytest.mark.parametrize("machine", NATIVE, ids=str)
+def test_what_the_option_means(machine: Machine) -> None:
+    machine.require()
+    with options.override(cpu=machine.cpu):
+        target = process_target()
+        x = Value(tensor((4, 4), f32))
+        text = compile_stages(Graph([x], [apply(DOT, x, x)])).llvm
+    bits = {"x86-64": 128, "haswell": 256, "skylake-avx512": 512}
+    assert (target.cpu, target.vector_bits) == (machine.cpu, bits[machine.cpu])
     assert target.l1_bytes == host_target().l1_bytes
-    x = Value(tensor((4, 4), f32))
-    assert f'"target-cpu"="{cpu}"' in compile_stages(Graph([x], [apply(DOT, x, x)])).llvm
+    assert f'"target-cpu"="{machine.cpu}"' in text
 
 
 def test_a_cpu_that_nobody_makes_is_an_error() -> None:
@@ -64,110 +52,6 @@ def test_a_cpu_that_nobody_makes_is_an_error() -> None:
 def test_optimisation_levels_end_at_three() -> None:
     with pytest.raises(ValueError, match="opt_level: expected 0 to 3, got 7"), options.override(opt_level=7):
         pass
-
-
-SIZES = [(1, 70, 300), (5, 33, 65), (100, 1, 40), (127, 97, 260), (64, 65, 2050)]
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16, np.int8])
-def test_products(dtype: Any, cpu: str) -> None:
-    scale = 30 if dtype is np.int8 else 1
-    multiply = fb._int_mm if dtype is np.int8 else fb.matmul
-    unit = {"float32": 1e-6, "float64": 1e-15, "bfloat16": 4e-3, "int8": 0}[np.dtype(dtype).name]
-    for m, n, k in SIZES:
-        a, b = ((normal(*shape) * scale).astype(dtype) for shape in ((m, k), (n, k)))
-        x, w = fb.from_numpy(a), fb.from_numpy(b).clone()
-        exact = a.astype(np.float64) @ b.astype(np.float64).T
-        given = fb.compile(lambda x, w: multiply(x, w.t()))(x, w)
-        prepared = fb.compile(lambda x: multiply(x, w.t()))(x)  # noqa: B023
-        for found in (given, prepared):
-            np.testing.assert_allclose(
-                found.numpy().astype(np.float64), exact, rtol=4 * unit, atol=4 * unit * k**0.5
-            )
-
-
-CONVOLUTIONS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
-    "3 x 3": ((2, 20, 17, 19), (40, 20, 3, 3), {"padding": 1}),
-    "1 x 1": ((1, 33, 14, 14), (70, 33, 1, 1), {}),
-    "7 x 7, stride 2": ((1, 3, 40, 40), (64, 3, 7, 7), {"stride": 2, "padding": 3}),
-    "depthwise": ((1, 24, 21, 23), (24, 1, 3, 3), {"padding": 1, "groups": 24}),
-    "depthwise, stride 2": ((1, 24, 40, 45), (24, 1, 5, 5), {"stride": 2, "padding": 2, "groups": 24}),
-    "few features, stride 2": ((1, 3, 31, 64), (20, 3, 3, 3), {"stride": 2, "padding": 1}),
-    "grouped, dilated": ((2, 8, 15, 16), (12, 4, 3, 3), {"groups": 2, "dilation": 2}),
-}
-
-
-@pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolutions(name: str, cpu: str) -> None:
-    shape, kernel, given = CONVOLUTIONS[name]
-    x, w = normal(*shape), normal(*kernel)
-    weight = fb.from_numpy(w).clone()
-    exact = torch.conv2d(torch.from_numpy(x).double(), torch.from_numpy(w).double(), **given).numpy()
-    found = fb.compile(lambda x: nn.functional.conv2d(x, weight, **given))(fb.from_numpy(x))
-    np.testing.assert_allclose(found.numpy(), exact, rtol=1e-4, atol=1e-4)
-
-
-def test_a_pointwise_and_a_depthwise_convolution(cpu: str) -> None:
-    x, first, second = normal(1, 12, 60, 70), normal(24, 12, 1, 1), normal(24, 1, 3, 3)
-
-    def both(m: Any, x: Any, w: Any, v: Any) -> Any:
-        y = m.clamp(m.nn.functional.conv2d(x, w), 0, 6)
-        return m.nn.functional.conv2d(y, v, stride=2, padding=1, groups=24)
-
-    exact = both(torch, *[torch.from_numpy(a).double() for a in (x, first, second)]).numpy()
-    found = fb.compile(lambda *xs: both(fb, *xs))(*[fb.from_numpy(a) for a in (x, first, second)])
-    np.testing.assert_allclose(found.numpy(), exact, rtol=1e-4, atol=1e-4)
-
-
-def test_masks_of_several_registers(cpu: str) -> None:
-    """Vectors of f64 are wider than a register, and the mask of a part may be known to be empty: LLVM would read it whole."""
-    given = {"groups": 2, "dilation": 2, "padding": 1}
-    for width in range(9, 22):
-        x, w = normal(2, 4, 13, width).astype(np.float64), normal(4, 2, 3, 3).astype(np.float64)
-        exact = torch.conv2d(torch.from_numpy(x), torch.from_numpy(w), **given).numpy()
-        found = fb.compile(lambda x, w: nn.functional.conv2d(x, w, **given))(
-            fb.from_numpy(x), fb.from_numpy(w)
-        )
-        np.testing.assert_allclose(found.numpy(), exact, rtol=1e-12, atol=1e-12)
-
-
-ROWS: dict[str, Callable[[Any, Any], Any]] = {
-    "softmax": lambda m, x: m.softmax(x, -1),
-    "layer norm": lambda m, x: m.nn.functional.layer_norm(x, (x.shape[-1],)),
-    "gelu": lambda m, x: m.nn.functional.gelu(x),
-    "tanh": lambda m, x: m.tanh(x * 3),
-    "transpose": lambda m, x: (x.t() + 1).contiguous(),
-    "cumsum": lambda m, x: m.cumsum(x, 1),
-    "sort": lambda m, x: m.sort(x, -1)[0],
-    "argmax": lambda m, x: m.argmax(x, -1),
-    "column sums": lambda m, x: x.sum(0),
-}
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_rows(name: str, cpu: str) -> None:
-    x = normal(37, 301)
-    exact = ROWS[name](torch, torch.from_numpy(x).double()).numpy()
-    found = fb.compile(lambda x: ROWS[name](fb, x))(fb.from_numpy(x)).numpy()
-    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=2e-5)
-
-
-def test_a_training_step(cpu: str) -> None:
-    """Gradients through a convolution, a norm and an attention-like product."""
-
-    def loss(m: Any, x: Any, w: Any, v: Any) -> Any:
-        y = m.relu(m.nn.functional.conv2d(x, w, padding=1)).flatten(2)
-        return (m.softmax(y @ y.transpose(1, 2) / 8, -1) @ y @ v).square().mean()
-
-    arrays = normal(2, 5, 12, 12), normal(16, 5, 3, 3), normal(144, 9)
-    exact = [torch.from_numpy(a).double().requires_grad_() for a in arrays]
-    loss(torch, *exact).backward()
-    given = [fb.from_numpy(a).requires_grad_() for a in arrays]
-    found = fb.compile(lambda *xs: fb.autograd.grad(loss(fb, *xs), xs))(*given)
-    for one, other in zip(found, exact, strict=True):
-        assert other.grad is not None
-        scale = float(other.grad.abs().max())
-        np.testing.assert_allclose(one.numpy(), other.grad.numpy(), rtol=1e-3, atol=1e-5 * scale)
 
 
 @pytest.mark.skipif(host_target().architecture != "x86_64", reason="cpuid is assembled on x86 only")
