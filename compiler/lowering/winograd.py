@@ -46,12 +46,13 @@ def lower_winograd(ctx: LoweringContext, operation: Operation, workspace: Value 
     emitter = LoopEmitter(ctx.b, ctx.e.half)
 
     def task(at: list[Index]) -> None:
-        slot, part = at
+        part, slot = at
         with ctx.b.for_(slot * each, minimum((slot + 1) * each, groups)) as loop:
             place = _Place(slot * s.parts + part, loop.index, part * some, minimum((part + 1) * some, blocks))
             _Group(ctx, emitter, operation, s, workspace, place).emit()
 
-    emitter.parallel([s.slots, s.parts], task)
+    # A thread's tasks are neighbours, so that it reads its part of the kernel for one slot after the other, and no other's.
+    emitter.parallel([s.parts, s.slots], task)
 
 
 def _schedule(ctx: LoweringContext, operation: Operation) -> WinogradSchedule:

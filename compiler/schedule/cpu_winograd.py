@@ -111,6 +111,8 @@ def schedule(
             lanes, columns // lanes, vertical, across, down, panels_across, fitting, SLOTS, 1
         )
     panels = images * down * panels_across
+    if panels * bytes_of_panel <= cpu.l2 * 9 // 16:
+        fitting = panels  # then each thread reads its part of the kernel, which is large beside the input, only once
     group = balanced(panels, fitting)
     groups = -(-panels // group)
     slots = min(groups, SLOTS)
