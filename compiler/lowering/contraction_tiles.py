@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from flambeau.compiler.ir.dims import Dim, Index, minimum
 from flambeau.compiler.lowering.contraction_emitter import Buffer, Emitter, Value
-from flambeau.compiler.lowering.contraction_problem import Batch, Contraction, Plain, ceil_div
+from flambeau.compiler.lowering.contraction_problem import Batch, Contraction, Panels, Plain, ceil_div
 from flambeau.compiler.lowering.microkernel import ProductSum, outer_product_tile
 from flambeau.compiler.lowering.words import multiply_add
 from flambeau.compiler.schedule.cpu_contraction import ContractionSchedule
@@ -16,6 +16,10 @@ from flambeau.compiler.schedule.cpu_contraction import ContractionSchedule
 def has_blocks(p: Contraction, s: ContractionSchedule) -> bool:
     """Is K cut into blocks?"""
     return isinstance(p.k, Dim) or (s.block_k > 0 and p.k > s.block_k)
+
+
+#: How many k ahead a panel's lines are asked for: some kilobytes, the time that memory needs.
+FORESEEN = 128
 
 
 class Layout:
@@ -299,3 +303,23 @@ def product_of(b: Emitter, p: Contraction) -> ProductSum | None:
 def relative(buffer: Buffer, problem: Contraction, i0: Index, j0: Index, columns: Index) -> Plain:
     """Unfinished sums: element (i0, j0) at the buffer's start, `columns` in a row."""
     return Plain(buffer, problem.accumulator, lambda _, m, n: ((m - i0) * columns + n - j0,), unit_depth=True)
+
+
+def panel_reader(b: Emitter, panels: Panels, place: Place, lanes: int) -> Callable[[int, Index], Value]:
+    """Vectors of the panel at the place's column, for k from the place's first on."""
+
+    def read(v: int, k: Index) -> Value:
+        panel, deep = place.j // panels.width, place.first + k
+        b.prefetch(panels.buffer, panels.at(place.batch, panel, deep + FORESEEN, v * lanes), locality=2)
+        at = panels.at(place.batch, panel, deep, v * lanes)
+        x = b.vector_load(panels.buffer, at, lanes * panels.group)
+        return x if panels.word is None else panels.word(b, x)
+
+    return read
+
+
+def existing(start: Index, rows: int, valid: Index) -> list[Index]:
+    """Positions of a tile's rows, those past the end replaced by the last."""
+    if isinstance(valid, int):
+        return [start + r for r in range(rows)]
+    return [start + minimum(r, valid - 1) for r in range(rows)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from flambeau.compiler.ir.dims import Dim, Index
@@ -69,8 +69,8 @@ class CpuShape:
 class ContractionSchedule:
     """`rows` x `vectors * lanes` is the register tile; `block_k` the depth of a packed panel; a task of the parallel
     loop covers `task_rows` x `task_columns` of the result; in the scheme *packed*, B is packed `across` columns at a
-    time, and with `ahead` the next block of it is fetched from memory meanwhile. In the schemes *direct* and *dot*, the
-    rows of B's memory that come `foresee` rows later are asked for."""
+    time. With `ahead` the next block of it is fetched from memory meanwhile; in the schemes *direct* and *panel*, the next
+    batch element. In the schemes *direct* and *dot*, the rows of B's memory that come `foresee` rows later are asked for."""
 
     scheme: Scheme
     lanes: int
@@ -157,6 +157,37 @@ def choose(
 ) -> ContractionSchedule:
     """The schedule of a contraction of these extents, one of many if `batched`; with `words`, k counts words
     of short elements."""
+    s = _one(m, n, k, accumulator, a, b, cpu, batched, words)
+    return replace(s, ahead=True) if batched and not words and _foresees(m, n, k, s, accumulator, cpu) else s
+
+
+def _foresees(
+    m: Index, n: Index, k: Index, s: ContractionSchedule, accumulator: ElementType, cpu: CpuShape
+) -> bool:
+    """Are the next batch element's operands best fetched while one is multiplied? What lies so close together is in no
+    order that the hardware knows. (96 of 128 x 64 x 128: 94 % of the peak from memory instead of 59, 98 instead of 86 from L3.)
+    A step of the loop over K fetches eight lines of each at most."""
+    if s.scheme not in ("direct", "panel"):
+        return False
+    if not (isinstance(m, int) and isinstance(n, int) and isinstance(k, int)) or 0 in (m, n, k):
+        return False
+    bytes_ = max(m, n) * k * accumulator.itemsize
+    steps = -(-m // s.rows) * -(-n // s.columns) * (k // s.unroll)
+    return 2 * bytes_ <= cpu.l2 // 2 and k > s.unroll and bytes_ // 64 <= 8 * steps
+
+
+def _one(
+    m: Index,
+    n: Index,
+    k: Index,
+    accumulator: ElementType,
+    a: OperandFacts,
+    b: OperandFacts,
+    cpu: CpuShape,
+    batched: bool,
+    words: bool,
+) -> ContractionSchedule:
+    """What `choose` says of each batch element alone."""
     lanes = max(1, cpu.vector_bits // accumulator.bits)
     size = accumulator.itemsize
     rows, vectors = register_tile(cpu, lanes)

@@ -63,6 +63,8 @@ class Executor:
         self.builder = self
         self.lanes = 0
         self.active: list[int] = []
+        #: Elements that were prefetched.
+        self.asked: list[tuple[Buffer, int]] = []
 
     @contextmanager
     def lanes_of(self, lanes: int, count: Any = None) -> Iterator[Any]:
@@ -136,7 +138,9 @@ class Executor:
         buffer.array.reshape(-1)[buffer.offset(self.at(at))] = value
 
     def prefetch(self, buffer: Buffer, at: Sequence[Any], write: bool = False, locality: int = 3) -> None:
-        """Nothing to do: it reads nothing."""
+        """It reads nothing, so it may lie outside."""
+        strides = np.array(buffer.array.strides) // buffer.array.itemsize
+        self.asked.append((buffer, int(np.dot(strides, self.at(at)))))
 
     def vector_load(self, buffer: Buffer, at: Sequence[Any], lanes: int, mask: Any = None) -> Any:
         count = lanes if mask is None else int(mask.sum())
@@ -182,6 +186,10 @@ class Executor:
         return Buffer(poisoned(tuple(shape), element))
 
 
+#: Elements of a cache line.
+LINE = 16
+
+
 def poisoned(shape: tuple[int, ...], element: T.ElementType) -> np.ndarray:
     return np.full(shape, np.nan if element.is_float else 77, element.numpy)
 
@@ -205,8 +213,10 @@ def run(
     vector_store: bool = True,
     run_length: int = 0,
     chooser: Chooser = choose,
+    foreseen: bool = False,
 ) -> str:
-    """Execute one contraction and compare with NumPy; returns the scheme that ran."""
+    """Execute one contraction and compare with NumPy; returns the scheme that ran. `foreseen`: all of the operands, but for
+    the first batch element, is asked for beforehand."""
     acc = accumulator or element
     rng = np.random.default_rng(m * 10007 + n * 101 + k)
     a_shape = (*batch, k, m) if "a" in transposed else (*batch, m, k)
@@ -258,6 +268,10 @@ def run(
     )
     workspace = Buffer(poisoned((dims.evaluate(workspace_elements(problem, cpu, chooser), sizes),), acc))
     schedule = emit(executor, problem, cpu, workspace, chooser)
+    for operand in (a, b) if foreseen else ():
+        asked = {at // LINE for buffer, at in executor.asked if buffer is operand}
+        each = operand.array[0].size
+        assert asked >= set(range(each // LINE + 1, operand.array.size // LINE))
     left, right = a.array.astype(np.float64), b.array.astype(np.float64)
     expected = (left.swapaxes(-1, -2) if "a" in transposed else left) @ (
         right.swapaxes(-1, -2) if "b" in transposed else right
@@ -278,6 +292,13 @@ AWKWARD = [
     (1, 23, 40),
     (29, 1, 17),
 ]
+
+
+@pytest.mark.parametrize("transposed", ["", "a", "b", "ab"])
+@pytest.mark.parametrize("size", [(17, 70, 40), (40, 33, 50), (36, 64, 128)], ids=str)
+def test_the_next_of_a_batch_is_fetched(size: tuple[int, int, int], transposed: str) -> None:
+    for batch in ((3,), (2, 2), (3, 1)):
+        assert run(batch, *size, cpu=CpuShape(), transposed=transposed, foreseen=True) in ("direct", "panel")
 
 
 @pytest.mark.parametrize("plain", ["ab", "a", "b", ""])
