@@ -19,7 +19,7 @@ from flambeau.compiler.schedule.cpu_contraction import CpuShape
 from flambeau.compiler.schedule.cpu_convolution import CHAINS, ConvolutionSize, beats_template, choose_tile
 from flambeau.compiler.schedule.cpu_small_convolution import small_convolution
 
-#: Windows with more taps than this are the gradients of kernels, whose "window" is an image.
+#: Overlapping windows with more taps than this are the gradients of kernels, whose "window" is an image.
 TAPS = 200
 
 
@@ -69,7 +69,11 @@ def _block(op: Convolution, x: Value, w: Value, cpu: CpuShape, ready: bool) -> i
     taps = 1
     for axis in op.kernel_spatial:
         taps *= int(w_type.shape[axis])  # type: ignore[arg-type]
-    if taps > TAPS:
+    patches = all(
+        w_type.shape[axis] <= stride
+        for axis, stride in zip(op.kernel_spatial, op.window_strides, strict=True)
+    )
+    if taps > TAPS and not patches:
         return None
     channels = int(w_type.shape[op.kernel_input_feature])  # type: ignore[arg-type]
     dense = all(s == 1 for s in op.window_strides) and all(p == 0 for p in padding)

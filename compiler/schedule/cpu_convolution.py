@@ -110,7 +110,7 @@ class ConvolutionSize:
             total *= PADDED
         products = tile.pixels * tile.vectors
         loads = LOAD * (tile.pixels + tile.vectors) / products
-        sums = FEW / products + HELD * max(0, products - MANY) / self.depth
+        sums = FEW / products + HELD * max(0, products - MANY) / min(self.depth, SUMMED)
         return total * max(1, CHAINS / products) * (1 + loads + sums)
 
 

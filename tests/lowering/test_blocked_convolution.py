@@ -43,6 +43,7 @@ CASES: dict[str, tuple[Convolution, Shape, Shape]] = {
     "one dimension": (convolution_of(1, 1, 4), (2, 34, 100), (16, 34, 9)),
     "one column": (convolution_of(2, 1, (1, 0)), (3, 8, 13, 3), (16, 8, 3, 3)),
     "three dimensions": (convolution_of(3, (1, 2, 1), 1), (2, 3, 5, 6, 9), (20, 3, 3, 2, 3)),
+    "patches": (convolution_of(2, (15, 16)), (2, 3, 47, 64), (24, 3, 15, 16)),
     "cut by negative padding": (
         replace(convolution_of(2), padding=((-2, 3), (2, -3))), (1, 4, 9, 21), (16, 4, 3, 3),
     ),
