@@ -16,7 +16,13 @@ from flambeau.compiler.ir.passes import Pass
 from flambeau.compiler.lowering.shallow_convolution import shallow_plan
 from flambeau.compiler.passes.split_weights import weight_bytes
 from flambeau.compiler.schedule.cpu_contraction import CpuShape
-from flambeau.compiler.schedule.cpu_convolution import CHAINS, ConvolutionSize, beats_template, choose_tile
+from flambeau.compiler.schedule.cpu_convolution import (
+    CHAINS,
+    ConvolutionSize,
+    beats_template,
+    choose_tile,
+    window_axes,
+)
 from flambeau.compiler.schedule.cpu_small_convolution import small_convolution
 
 #: Overlapping windows with more taps than this are the gradients of kernels, whose "window" is an image.
@@ -66,14 +72,9 @@ def _block(op: Convolution, x: Value, w: Value, cpu: CpuShape, ready: bool) -> i
         return None
     if 0 in (*result.shape, *image, *w_type.shape):
         return None
-    taps = 1
-    for axis in op.kernel_spatial:
-        taps *= int(w_type.shape[axis])  # type: ignore[arg-type]
-    patches = all(
-        w_type.shape[axis] <= stride
-        for axis, stride in zip(op.kernel_spatial, op.window_strides, strict=True)
-    )
-    if taps > TAPS and not patches:
+    window = tuple(int(w_type.shape[axis]) for axis in op.kernel_spatial)  # type: ignore[arg-type]
+    taps = math.prod(window)
+    if taps > TAPS and any(k > s for k, s in zip(window, op.window_strides, strict=True)):
         return None
     channels = int(w_type.shape[op.kernel_input_feature])  # type: ignore[arg-type]
     dense = all(s == 1 for s in op.window_strides) and all(p == 0 for p in padding)
@@ -83,7 +84,8 @@ def _block(op: Convolution, x: Value, w: Value, cpu: CpuShape, ready: bool) -> i
         return None
     pointwise = taps == 1 and dense
     pixels = (math.prod(space),) if pointwise else tuple(space)
-    size = ConvolutionSize(result.shape[op.output_batch], pixels, features, channels * taps)
+    axes = () if pointwise else window_axes(op, window, [int(n) for n in image[1:]], space)  # type: ignore[arg-type]
+    size = ConvolutionSize(result.shape[op.output_batch], pixels, features, channels * taps, axes)
     tile = choose_tile(size, accumulator, cpu, ready=ready)
     if tile.pixels * tile.vectors < CHAINS:
         return None

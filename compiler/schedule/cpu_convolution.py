@@ -8,10 +8,12 @@ SC 2018.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
 
-from flambeau.compiler.ir.dims import Dim, Index
+from flambeau.compiler.ir.dims import Dim, Index, maximum, minimum
 from flambeau.compiler.ir.types import ElementType
 from flambeau.compiler.schedule.cpu_contraction import CpuShape, balanced
 
@@ -23,6 +25,8 @@ TAPS = 12
 UNROLL = 4
 #: Products that are summed one after the other, about.
 SUMMED = 144
+#: The part of a dimension's taps that must be reached for the others to be computed too, for nothing.
+SKIPPED = 0.98
 #: Bytes of finished sums that a task keeps in L1 until it has a strip of them.
 STRIP = 16 << 10
 #: Tasks that there should be at least, for threads to finish together.
@@ -71,6 +75,10 @@ class ConvolutionTile:
         """Pixels of the tile."""
         return self.images * self.rows * self.columns
 
+    def extents(self, rank: int) -> tuple[int, ...]:
+        """Pixels along each of `rank` dimensions."""
+        return (*[1] * (rank - 2), *(self.rows, self.columns)[2 - min(rank, 2) :])
+
     @property
     def block(self) -> int:
         """Output features of the tile, and of a block of the kernel."""
@@ -78,13 +86,71 @@ class ConvolutionTile:
 
 
 @dataclass(frozen=True)
+class WindowAxis:
+    """A dimension of an image, of which each of `results` has a window of `taps`: `low` elements of padding lie before the
+    `size` of the input."""
+
+    results: int
+    taps: int
+    stride: int
+    dilation: int
+    low: int
+    size: int
+
+    def reached(self, first: Index, count: int) -> tuple[Index, Index]:
+        """Taps under which some of `count` results from `first` on have an input: the first of them, and the one behind the
+        last; the second is no larger than the first if there is none."""
+        before = maximum(self.low - (first + (count - 1)) * self.stride, 0)
+        behind = maximum(self.low + self.size - first * self.stride, 0)
+        low, high = ((n + (self.dilation - 1)) // self.dilation for n in (before, behind))
+        return minimum(low, self.taps), minimum(high, self.taps)
+
+    @cache  # noqa: B019  (few and small)
+    def share(self, count: int) -> float:
+        """The part of all taps that tiles of `count` results reach."""
+        tiles = range(0, self.results, count)
+        found = 0
+        for at in tiles:
+            low, high = self.reached(max(0, min(at, self.results - count)), count)
+            assert isinstance(low, int) and isinstance(high, int)
+            found += max(0, high - low)
+        return found / (len(tiles) * self.taps)
+
+    def skips(self, count: int) -> bool:
+        """Do tiles of `count` results leave out the taps that they do not reach?"""
+        return self.taps > 1 and self.share(count) < SKIPPED
+
+
+class _Window(Protocol):
+    """What convolutions are called with, whether their kernels lie in blocks or not."""
+
+    @property
+    def window_strides(self) -> tuple[int, ...]: ...
+    @property
+    def rhs_dilation(self) -> tuple[int, ...]: ...
+    @property
+    def padding(self) -> tuple[tuple[Index, Index], ...]: ...
+
+
+def window_axes(
+    op: _Window, window: Sequence[int], sizes: Sequence[int], results: Sequence[int]
+) -> tuple[WindowAxis, ...]:
+    """The dimensions of images of `sizes`, of whose `window` results are made."""
+    lows = [low for low, _ in op.padding if isinstance(low, int)]
+    numbers = zip(results, window, op.window_strides, op.rhs_dilation, lows, sizes, strict=True)
+    return tuple(WindowAxis(*each) for each in numbers)
+
+
+@dataclass(frozen=True)
 class ConvolutionSize:
-    """`images` x `space` pixels of `features` results, each the sum of `depth` products."""
+    """`images` x `space` pixels of `features` results, each the sum of `depth` products; `axes` are its dimensions if their
+    taps that lie wholly in padding can be left out."""
 
     images: Index
     space: tuple[int, ...]
     features: int
     depth: int
+    axes: tuple[WindowAxis, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -95,6 +161,11 @@ class ConvolutionSize:
     def pixels(self) -> int:
         """Pixels of an image."""
         return math.prod(self.space)
+
+    def _reached(self, tile: ConvolutionTile) -> float:
+        """The part of the products that the tile does not leave out."""
+        pairs = zip(self.axes, tile.extents(len(self.axes)), strict=True)
+        return math.prod([axis.share(n) for axis, n in pairs if axis.skips(n)])
 
     def work(self, tile: ConvolutionTile, ready: bool = False) -> float:
         """What is computed, for nothing or not, and what it costs, for each result. `ready`: the kernel lies in blocks."""
@@ -109,6 +180,8 @@ class ConvolutionSize:
         if self.features % tile.block and not ready:
             total *= PADDED
         products = tile.pixels * tile.vectors
+        if products >= CHAINS:
+            total *= self._reached(tile)
         loads = LOAD * (tile.pixels + tile.vectors) / products
         sums = FEW / products + HELD * max(0, products - MANY) / min(self.depth, SUMMED)
         return total * max(1, CHAINS / products) * (1 + loads + sums)

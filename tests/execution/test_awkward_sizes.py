@@ -73,9 +73,12 @@ def convolution(draw: Draw) -> Case:
     inputs, outputs = groups * draw(size(40)), groups * draw(size(70))
     kernel = draw(st.tuples(*[st.sampled_from([1, 2, 3, 3, 5, 7])] * 2))
     image = tuple(draw(st.integers(max(2, k), 30)) for k in kernel)
+    dilation = draw(st.sampled_from([1, 1, 1, 5]))
+    edge = 0 if dilation == 1 else dilation  # so much padding that a window fits
     options = {
         "stride": draw(st.sampled_from([1, 1, 2, 3])),
-        "padding": tuple(draw(st.integers(0, k // 2)) for k in kernel),
+        "padding": tuple(draw(st.integers(k // 2 * edge, k // 2 * dilation)) for k in kernel),
+        "dilation": dilation,
         "groups": groups,
     }
     arrays = (
@@ -84,6 +87,26 @@ def convolution(draw: Draw) -> Case:
         numbers(outputs),
     )
     return Case(lambda t, x, w, b: t.nn.functional.relu(t.nn.functional.conv2d(x, w, b, **options)), arrays)
+
+
+def patches(draw: Draw) -> Case:
+    inputs, outputs = draw(st.integers(1, 5)), draw(size(70))
+    kernel = draw(st.tuples(*[st.integers(2, 19)] * 2))
+    image = tuple(draw(st.integers(k, 70)) for k in kernel)
+    arrays = (numbers(draw(st.integers(1, 3)), inputs, *image), numbers(outputs, inputs, *kernel))
+    return Case(lambda t, x, w: t.nn.functional.conv2d(x, w, stride=kernel), arrays)
+
+
+def volume_convolution(draw: Draw) -> Case:
+    inputs, outputs = draw(size(20)), draw(size(40))
+    kernel = draw(st.tuples(*[st.integers(1, 3)] * 3))
+    image = tuple(draw(st.integers(k, 10)) for k in kernel)
+    options = {
+        "padding": tuple(draw(st.integers(0, k // 2)) for k in kernel),
+        "stride": draw(st.sampled_from([1, 2])),
+    }
+    arrays = (numbers(draw(st.integers(1, 2)), inputs, *image), numbers(outputs, inputs, *kernel))
+    return Case(lambda t, x, w: t.nn.functional.conv3d(x, w, **options), arrays)
 
 
 def depthwise_convolution(draw: Draw) -> Case:
@@ -230,6 +253,8 @@ FAMILIES = (
     depthwise_convolution,
     transposed_convolution,
     sequence_convolution,
+    patches,
+    volume_convolution,
     pooling,
     rows,
     normalization,

@@ -20,7 +20,7 @@ from flambeau.compiler.ir.dims import Symbol, of_symbol
 from flambeau.compiler.ir.types import ElementType, bf16, f16, f32, f64, tensor
 from flambeau.compiler.passes.block_convolutions import block_convolutions
 from flambeau.compiler.schedule.cpu_contraction import CpuShape, cpu_shape
-from flambeau.compiler.schedule.cpu_convolution import ConvolutionSize, choose_tile
+from flambeau.compiler.schedule.cpu_convolution import ConvolutionSize, WindowAxis, choose_tile
 from flambeau.compiler.targets.machine import host_target
 from flambeau.execution import run_graph
 from flambeau.runtime import threads
@@ -44,6 +44,10 @@ CASES: dict[str, tuple[Convolution, Shape, Shape]] = {
     "one column": (convolution_of(2, 1, (1, 0)), (3, 8, 13, 3), (16, 8, 3, 3)),
     "three dimensions": (convolution_of(3, (1, 2, 1), 1), (2, 3, 5, 6, 9), (20, 3, 3, 2, 3)),
     "patches": (convolution_of(2, (15, 16)), (2, 3, 47, 64), (24, 3, 15, 16)),
+    "taps in padding left out": (convolution_of(2, 1, 12, 12), (2, 20, 17, 30), (24, 20, 3, 3)),
+    "taps of planes left out": (convolution_of(3, 1, 1), (1, 12, 3, 4, 16), (32, 12, 3, 3, 3)),
+    "pixels without any input": (convolution_of(2, 1, (7, 2)), (1, 9, 5, 33), (16, 9, 3, 5)),
+    "a part of a large window": (convolution_of(2, 4, 5), (1, 3, 40, 52), (24, 3, 11, 11)),
     "cut by negative padding": (
         replace(convolution_of(2), padding=((-2, 3), (2, -3))), (1, 4, 9, 21), (16, 4, 3, 3),
     ),
@@ -212,6 +216,28 @@ def test_blocks_of_half_vectors_where_they_cost_half() -> None:
     assert (halves.lanes, halves.block) == (8, 24) and wholes.lanes == 16
     again = choose_tile(size, f32, CpuShape(halved=True), halves.block, ready=True)
     assert again == halves, "the lowering sees the block only"
+
+
+@given(
+    st.integers(1, 12), st.integers(1, 6), st.integers(1, 3), st.integers(1, 4), st.integers(-3, 9), st.integers(1, 9)
+)  # fmt: skip
+def test_taps_that_are_left_out_have_no_input(
+    results: int, taps: int, stride: int, dilation: int, low: int, size: int
+) -> None:
+    axis = WindowAxis(results, taps, stride, dilation, low, size)
+    for count in range(1, results + 1):
+        for first in range(results - count + 1):
+            start, stop = axis.reached(first, count)
+            for tap in range(taps):
+                places = [(first + n) * stride + tap * dilation - low for n in range(count)]
+                if any(0 <= place < size for place in places):
+                    assert start <= tap < stop
+            assert 0 <= start <= taps and 0 <= stop <= taps
+            if count == 1:
+                inside = [0 <= first * stride + tap * dilation - low < size for tap in range(taps)]
+                assert max(0, stop - start) == sum(inside), (
+                    "one result's taps are exactly those with an input"
+                )
 
 
 def test_what_stays_with_the_template() -> None:
