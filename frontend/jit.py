@@ -33,43 +33,15 @@ from flambeau.evaluation import TraceError, content, state
 from flambeau.guards import Reach
 from flambeau.planning import not_recording
 from flambeau.recent import Recent
-from flambeau.reverse import Meta, is_leaf
+from flambeau.reverse import Meta
 from flambeau.runtime.buffer import all_free, is_sole
 from flambeau.storage import Cell, replacements
 from flambeau.tables import modes
 from flambeau.tensor import Tensor, known_tensor, new_tensor, read
-from flambeau.tracing import Trace
+from flambeau.tracing import InputTrace
 from flambeau.weights import hold
 
 Array = np.ndarray[Any, Any]
-
-
-class _Trace(Trace):
-    """What one run of a function read, wrote and made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inputs: dict[Cell, tuple[Value, Value]] = {}  # cell -> (value before, placeholder)
-        self.providers: list[tuple[Value, Callable[[], Any], Any]] = []
-        #: Types with symbolic sizes, of arguments' cells.
-        self.symbolic: Mapping[Cell, TensorType] = {}
-
-    def placeholder(self, cell: Cell) -> Value:
-        before = cell.value
-        placeholder = Value(self.symbolic.get(cell, before.type))
-        if before.requires_grad and is_leaf(before):
-            placeholder.requires_grad, placeholder.hooks = True, before.hooks
-        self.inputs[cell] = before, placeholder
-        return placeholder
-
-    def after(self, cell: Cell) -> Value:
-        """What the run left in a cell that was there before."""
-        return self.cell(cell).value
-
-    def provide(self, source: Callable[[], Any], element: Any, type: Any) -> Value:
-        value = Value(type)
-        self.providers.append((value, source, element))
-        return value
 
 
 class _Entry:
@@ -484,8 +456,7 @@ class Compiled:
     ) -> tuple[_Entry | None, Any, bool]:
         """Run the function on placeholders. The entry, or None; what survives; whether a value was observed."""
         evaluation.sync()
-        trace = state.trace = _Trace()
-        trace.symbolic = types
+        trace = state.trace = InputTrace(types)
         for cell in types:
             trace.cell(cell)
         entry, survivors, observed = None, None, False
@@ -512,7 +483,7 @@ def _leaves(x: Any) -> list[Any]:
     return found
 
 
-def _finish(trace: _Trace, tensors: list[Tensor], returned: list[Any]) -> tuple[_Entry, Any]:
+def _finish(trace: InputTrace, tensors: list[Tensor], returned: list[Any]) -> tuple[_Entry, Any]:
     """The entry for this run. The second result is not None if the run made state that outlives it.
 
     `returned` has the function's result and is emptied, so that what is still alive then is somebody else's.
@@ -584,7 +555,7 @@ def _finish(trace: _Trace, tensors: list[Tensor], returned: list[Any]) -> tuple[
     return entry, None
 
 
-def _trains(trace: _Trace) -> bool:
+def _trains(trace: InputTrace) -> bool:
     """Does the run set gradients, or change what has one? Then what it reads changes between its calls."""
     return bool(trace.gradients) or any(
         placeholder.requires_grad and trace.after(cell) is not placeholder
@@ -592,13 +563,13 @@ def _trains(trace: _Trace) -> bool:
     )
 
 
-def _keeps(cell: Cell, trace: _Trace) -> bool:
+def _keeps(cell: Cell, trace: InputTrace) -> bool:
     """Is a captured cell's content the same at every call, as far as can be seen?"""
     before, placeholder = trace.inputs[cell]
     return trace.after(cell) is placeholder and cell not in _CHANGING and before not in evaluation.shared
 
 
-def _part_from_parent(cell: Cell, trace: _Trace) -> None:
+def _part_from_parent(cell: Cell, trace: InputTrace) -> None:
     """A returned alias of what this run made (`loss.detach()`) keeps nothing else alive: what it is an alias of
     outlives the run only if somebody else has it."""
     while cell.parent is not None and cell.parent in trace.created:
@@ -636,7 +607,7 @@ def _compile_into(entry: _Entry, parameters: list[Value], results: list[Value]) 
 
 
 def _fill_survivors(
-    trace: _Trace, cells: list[Cell], parameters: list[Value], tensors: list[Tensor], entry: _Entry
+    trace: InputTrace, cells: list[Cell], parameters: list[Value], tensors: list[Tensor], entry: _Entry
 ) -> None:
     """State that this run made (an optimizer's first step): computed now; the next call finds "
     "it and is traced again."""

@@ -7,9 +7,12 @@ them meanwhile. `compile` and `export` derive their traces from this class.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flambeau.compiler.ir.core import Value
+from flambeau.compiler.ir.types import TensorType
+from flambeau.reverse import is_leaf
 from flambeau.storage import Cell, apply_chain
 
 
@@ -65,3 +68,31 @@ class Trace:
         """Set it, for the run."""
         found = self.gradients.setdefault(id(tensor), [tensor, tensor._grad, None])
         found[2] = gradient
+
+
+class InputTrace(Trace):
+    """Notes what a run reads, as the inputs of a graph."""
+
+    def __init__(self, symbolic: Mapping[Cell, TensorType] | None = None) -> None:
+        super().__init__()
+        self.inputs: dict[Cell, tuple[Value, Value]] = {}  # cell -> (value before, placeholder)
+        self.providers: list[tuple[Value, Callable[[], Any], Any]] = []
+        #: Types with symbolic sizes, of arguments' cells.
+        self.symbolic = symbolic or {}
+
+    def placeholder(self, cell: Cell) -> Value:
+        before = cell.value
+        placeholder = Value(self.symbolic.get(cell, before.type))
+        if before.requires_grad and is_leaf(before):
+            placeholder.requires_grad, placeholder.hooks = True, before.hooks
+        self.inputs[cell] = before, placeholder
+        return placeholder
+
+    def after(self, cell: Cell) -> Value:
+        """What the run left in a cell that was there before."""
+        return self.cell(cell).value
+
+    def provide(self, source: Callable[[], Any], element: Any, type: Any) -> Value:
+        value = Value(type)
+        self.providers.append((value, source, element))
+        return value

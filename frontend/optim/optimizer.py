@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from flambeau import evaluation
 from flambeau.autograd import enable_grad, no_grad
 from flambeau.compiler.ir import types as ir
 from flambeau.creation import from_array
+from flambeau.optim.updates import Updates
 from flambeau.tensor import Tensor, wrap
 
 required = object()
@@ -35,7 +36,8 @@ class Handle:
 
 
 class Optimizer:
-    """Base of optimizers. A subclass defines `_update`, which changes one group's parameters in place.
+    """Base of optimizers. A subclass defines `_update`, which changes one group's parameters in place; what it does
+    depends on the group's options, on which parameters there are, and on tensors (`updates`).
 
     `step` records the update of everything and evaluates it at once. State tensors are made with known content, so a
     step that is being compiled finds them as inputs.
@@ -52,6 +54,7 @@ class Optimizer:
         self.param_groups: list[dict[str, Any]] = []
         self._pre_hooks: dict[int, Any] = OrderedDict()
         self._post_hooks: dict[int, Any] = OrderedDict()
+        self._updates = Updates()
         listed = list(params)
         if not listed:
             raise ValueError("optimizer got an empty parameter list")
@@ -66,6 +69,7 @@ class Optimizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._pre_hooks, self._post_hooks = OrderedDict(), OrderedDict()
+        self._updates = Updates()
 
     def __repr__(self) -> str:
         text = f"{type(self).__name__} ("
@@ -143,7 +147,7 @@ class Optimizer:
             for group in self.param_groups:
                 params = [p for p in group["params"] if p.grad is not None]
                 if params:
-                    self._update(group, params)
+                    self._updates.run(self._update, group, params, self.state)
         if evaluation.state.trace is None:
             evaluation.sync()
         for hook in list(self._post_hooks.values()):
@@ -177,11 +181,12 @@ class Optimizer:
         """State of a parameter's shape and dtype."""
         return self._made(np.zeros(tuple(p.shape), p.dtype.numpy), p.dtype.element)
 
-    def _counted(self, params: Iterable[Any]) -> Iterator[tuple[Any, dict[str, Any], Any]]:
+    def _counted(self, params: Sequence[Any]) -> Iterator[tuple[Any, dict[str, Any], Any]]:
         """Each parameter, its state and its step count as a tensor, moved on by one.
 
-        Parameters that were first updated together share one count, so it is advanced once and not once a parameter.
+        Parameters that have always been updated together share one count, so it is advanced once and not once a parameter.
         """
+        self._separate(params)
         fresh: Tensor | None = None
         moved: set[int] = set()
         for p in params:
@@ -196,6 +201,23 @@ class Optimizer:
                 moved.add(id(step))
                 step.add_(1)
             yield p, state, step
+
+    def _separate(self, params: Sequence[Any]) -> None:
+        """Gives those of `params` a count of their own that share one with a parameter that is not among them."""
+        sharing = Counter(id(s["step"]) for s in self.state.values() if "step" in s)
+        here = Counter(id(self.state[p]["step"]) for p in params if "step" in self.state[p])
+        trace, evaluation.state.trace = evaluation.state.trace, None
+        try:
+            own: dict[int, Tensor] = {}
+            for p in params:
+                step = self.state[p].get("step")
+                if step is None or here[id(step)] == sharing[id(step)]:
+                    continue
+                if id(step) not in own:
+                    own[id(step)] = from_array(np.array(step.item(), np.float32), ir.f32)
+                self.state[p]["step"] = own[id(step)]
+        finally:
+            evaluation.state.trace = trace
 
     def _begin(self, p: Tensor, state: dict[str, Any]) -> None:
         """Make a parameter's state."""
