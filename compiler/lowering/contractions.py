@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from flambeau.compiler.dialects.graph.expanded_depthwise import ExpandedDepthwis
 from flambeau.compiler.dialects.graph.packing import UnpackPanels
 from flambeau.compiler.dialects.graph.winograd import WinogradConvolution
 from flambeau.compiler.ir.core import Operation, Value
-from flambeau.compiler.ir.dims import Index, Symbol, of_symbol, product, recombine
+from flambeau.compiler.ir.dims import Index, Symbol, of_symbol, recombine
 from flambeau.compiler.ir.types import ElementType, VectorType, bf16
 from flambeau.compiler.lowering import contraction as template
 from flambeau.compiler.lowering.blocked_convolution import blocked_workspace, lower_blocked_convolution
@@ -35,12 +36,7 @@ from flambeau.compiler.lowering.grouped_kernel_gradient import (
     lower_grouped_gradient,
 )
 from flambeau.compiler.lowering.in_place import holder_of_sums
-from flambeau.compiler.lowering.kernel_gradient import (
-    GradientPlan,
-    gradient_plan,
-    lower_kernel_gradient,
-    pixel_index,
-)
+from flambeau.compiler.lowering.kernel_gradient import lower_kernel_gradient, pixel_index
 from flambeau.compiler.lowering.probe import Accessor
 from flambeau.compiler.lowering.shallow_convolution import (
     ShallowPlan,
@@ -52,6 +48,7 @@ from flambeau.compiler.lowering.views import coefficient_of, view_of
 from flambeau.compiler.lowering.winograd import lower_winograd, winograd_workspace
 from flambeau.compiler.lowering.words import narrowed, word_of
 from flambeau.compiler.schedule.cpu_contraction import cpu_shape
+from flambeau.compiler.schedule.cpu_kernel_gradient import GradientPlan, gradient_plan, numbers_of
 from flambeau.compiler.schedule.cpu_small_convolution import SmallConvolution, small_convolution
 from flambeau.compiler.targets.dots import DotInstruction, dot_instruction
 
@@ -148,22 +145,27 @@ def _lower_gradient(
 ) -> None:
     op, accumulator = definition_of(operation), _accumulator(operation)
 
-    def side(number: int, image_axis: int, feature_axis: int) -> Operand:
+    def side(
+        number: int, grid: Sequence[int], steps: Sequence[int], image_axis: int, feature_axis: int
+    ) -> Operand:
         value = operation.operands[number]
         type = tensor_of(value)
-        index = pixel_index(type, image_axis, feature_axis)
+        index = pixel_index(grid, steps, image_axis, feature_axis)
 
         def load(_: Any, batch: Sequence[Index], row: Index, k: Index) -> Value:
             return ctx.spread(ctx.e.convert(ctx.read(value, index(batch, row, k)), accumulator).value)
 
-        extents = type.shape[feature_axis], product(type.shape[2:])
+        extents = type.shape[feature_axis], math.prod(grid)
         return _operand(ctx, value, load, index, extents, (plan.images,), None)
 
     assert workspace is not None
     buffer = ctx.b.from_pointer(workspace, (plan.workspace_elements,), accumulator)
     # Of the convolution that the gradient is, the images are the features and the input's features the batch.
-    x = side(0, op.input_feature, op.input_batch)
-    g = side(1, op.kernel_input_feature, op.kernel_output_feature)
+    images, pixels = (numbers_of(tensor_of(v).shape[2:]) for v in operation.operands)
+    each = (1,) * op.spatial_rank
+    grid, steps = (pixels, op.rhs_dilation) if plan.sampled else (images, each)
+    x = side(0, grid, steps, op.input_feature, op.input_batch)
+    g = side(1, pixels, each, op.kernel_input_feature, op.kernel_output_feature)
     lower_kernel_gradient(ctx, operation, plan, (x, g), buffer)
 
 

@@ -24,8 +24,12 @@ from flambeau.compiler.ir.types import ElementType, TensorType
 from flambeau.compiler.lowering.context import LoweringContext, decode, definition_of, tensor_of
 from flambeau.compiler.lowering.contraction_emitter import Buffer, LoopEmitter, Value
 from flambeau.compiler.lowering.elements import Scalar
-from flambeau.compiler.lowering.kernel_gradient import is_kernel_gradient, numbers_of
 from flambeau.compiler.schedule.cpu_contraction import CpuShape, balanced
+from flambeau.compiler.schedule.cpu_kernel_gradient import (
+    gradient_plan,
+    is_kernel_gradient,
+    numbers_of,
+)
 
 #: Windows with more taps than this are left to the contraction template: their code would be long.
 TAPS = 64
@@ -90,6 +94,8 @@ def grouped_gradient_plan(
         return None  # every third element of a row is gathered for few taps; the template reads windows
     if taps > TAPS or (channels > CHANNELS and (groups == 1 or features > FEATURES)):
         return None
+    if channels > CHANNELS and gradient_plan(op, x, g, cpu) is not None:
+        return None  # a group's channels fill vectors
     accumulator = accumulator_of(x.element, result.element)
     lanes = max(1, cpu.vector_bits // accumulator.bits)
     block, part = _tile(features, taps, cpu.registers)

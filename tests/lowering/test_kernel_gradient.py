@@ -14,8 +14,8 @@ from flambeau.compiler.dialects.graph.convolution import Convolution, convolutio
 from flambeau.compiler.ir.core import Graph, Value, apply
 from flambeau.compiler.ir.dims import Index, Symbol, of_symbol
 from flambeau.compiler.ir.types import ElementType, element_type, f32, f64, tensor
-from flambeau.compiler.lowering.kernel_gradient import gradient_plan
 from flambeau.compiler.schedule.cpu_contraction import CpuShape
+from flambeau.compiler.schedule.cpu_kernel_gradient import gradient_plan
 from flambeau.execution import run_graph
 from flambeau.runtime import threads
 
@@ -63,14 +63,21 @@ def test_sums_are_exact_for_small_integers(data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("x", "w", "options"),
     [
-        ((2, 17, 41, 37), (9, 17, 3, 3), {"padding": 1}),
-        ((3, 16, 50, 45), (7, 16, 4, 2), {"padding": (0, 2), "stride": 2}),
-        ((1, 35, 33, 40), (12, 35, 3, 3), {"padding": 4, "dilation": 3}),
-        ((2, 16, 1500), (5, 16, 9), {"padding": 4}),
-        ((5, 20, 15, 17), (6, 20, 3, 3), {}),
+        ((2, 49, 41, 37), (70, 49, 3, 3), {"padding": 1}),
+        ((3, 33, 50, 45), (70, 33, 4, 2), {"padding": (0, 2), "stride": 2}),
+        ((1, 35, 33, 40), (96, 35, 3, 3), {"padding": 4, "dilation": 3}),
+        ((2, 64, 1500), (64, 64, 9), {"padding": 4}),
+        ((5, 64, 15, 17), (70, 64, 3, 3), {}),
+        ((19, 50, 8, 9), (512, 50, 3, 3), {"padding": 1}),
+        ((3, 64, 30, 31), (70, 64, 1, 1), {}),
+        ((11, 272, 9, 7), (256, 272, 1, 1), {"stride": (2, 1)}),
+        ((7, 96, 17, 16), (72, 48, 3, 3), {"padding": 1, "groups": 2}),
     ],
-    ids=["rows in bands", "strides", "more padding than window", "one dimension", "images in groups"],
-)
+    ids=[
+        "rows in bands", "strides", "more padding than window", "one dimension", "images in groups",
+        "chains of images", "no window", "no window, strides", "groups",
+    ],
+)  # fmt: skip
 def test_pixels_in_parts(x: tuple[int, ...], w: tuple[int, ...], options: dict, element: ElementType) -> None:
     graph, op = _gradient(x, w, element, **options)
     plan = gradient_plan(op, *[p.type for p in graph.parameters], CpuShape())  # type: ignore[misc]
@@ -87,7 +94,11 @@ def test_who_has_the_schedule() -> None:
     assert planned(*_gradient((8, 64, 16, 16), (64, 64, 3, 3), f32, padding=1))
     assert planned(*_gradient((8, 64, 16, 16), (64, 64, 3, 3), f32, padding=1, stride=2))
     assert planned(*_gradient((8, 64, 64, 64), (64, 64, 3, 3), f32, padding=1))
-    assert not planned(*_gradient((8, 64, 16, 16), (64, 64, 1, 1), f32))  # a plain product
+    assert planned(*_gradient((8, 64, 16, 16), (64, 64, 1, 1), f32))
+    assert planned(*_gradient((1, 64, 16, 16), (64, 64, 1, 1), f32, stride=2))
+    assert not planned(*_gradient((1, 64, 16, 16), (64, 64, 1, 1), f32))  # a plain product
+    assert planned(*_gradient((8, 64, 16, 16), (64, 16, 3, 3), f32, groups=4))
+    assert not planned(*_gradient((8, 80, 16, 16), (80, 20, 3, 3), f32, groups=4))  # vectors of two groups
     assert not planned(*_gradient((8, 3, 16, 16), (64, 3, 3, 3), f32))  # few channels
     forward = convolution_of(2, 1, 1)
     x, w = Value(tensor((8, 64, 4, 4), f32)), Value(tensor((64, 64, 3, 3), f32))
