@@ -20,9 +20,9 @@ from flambeau.compiler.schedule.cpu_contraction import TASK_WORK, CpuShape, bala
 TAPS = 36
 #: Pixels that a block has at least, and where unfinished sums are more than L2 holds: they are read and written for each block.
 LEAST, LEAST_FAR = 256, 1024
-#: Pixels whose products are summed one after the other, about: a chain's rounding error grows with the root of its length, and
-#: so does that of the sum of all chains.
-CHAIN = 128
+#: Pixels whose products are summed one after the other, about, and the same without a window: a chain's rounding error grows with
+#: the root of its length, and so does that of the sum of all chains.
+CHAIN, CHAIN_ALONE = 256, 64
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class GradientPlan:
     @property
     def chained_images(self) -> bool:
         """Does a chain have whole images?"""
-        return not self.in_bands and math.prod(self.counts) <= CHAIN
+        return not self.in_bands and math.prod(self.counts) <= _chain(self.taps)
 
     @property
     def panel(self) -> int:
@@ -127,6 +127,11 @@ class GradientPlan:
     @property
     def workspace_elements(self) -> int:
         return self.sums_at + (0 if self.at_once else math.prod(self.grid) * self.tile)
+
+
+def _chain(taps: int) -> int:
+    """A chain's pixels, about."""
+    return CHAIN if taps > 1 else CHAIN_ALONE
 
 
 def numbers_of(extents: Sequence[Index]) -> list[int]:
@@ -196,9 +201,11 @@ def gradient_plan(op: Convolution, x: TensorType, g: TensorType, cpu: CpuShape) 
     inner = math.prod(counts[1:])
     together = max(1, pixels // here)
     band = counts[0] if here <= pixels else balanced(counts[0], max(1, pixels // inner))
-    chain = (
-        balanced(together, max(1, CHAIN // here)) if here <= CHAIN else balanced(band, max(1, CHAIN // inner))
-    )
+    most = _chain(taps)
+    if here <= most:
+        chain = balanced(together, max(1, most // here))
+    else:
+        chain = balanced(band, max(1, most // inner))
     return GradientPlan(
         images, groups, features, channels, tuple(window), counts, sizes, strides, dilations, low, sampled,
         lanes, rows, vectors, together, band, chain,
