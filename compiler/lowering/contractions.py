@@ -16,7 +16,7 @@ from flambeau.compiler.dialects.graph.packing import UnpackPanels
 from flambeau.compiler.dialects.graph.winograd import WinogradConvolution
 from flambeau.compiler.ir.core import Operation, Value
 from flambeau.compiler.ir.dims import Index, Symbol, of_symbol, recombine
-from flambeau.compiler.ir.types import ElementType, VectorType, bf16
+from flambeau.compiler.ir.types import ElementType, TensorType, VectorType, bf16
 from flambeau.compiler.lowering import contraction as template
 from flambeau.compiler.lowering.blocked_convolution import blocked_workspace, lower_blocked_convolution
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
@@ -26,6 +26,11 @@ from flambeau.compiler.lowering.depthwise_convolution import (
     DepthwisePlan,
     depthwise_plan,
     lower_depthwise_convolution,
+)
+from flambeau.compiler.lowering.depthwise_gradient import (
+    DepthwiseGradientPlan,
+    depthwise_gradient_plan,
+    lower_depthwise_gradient,
 )
 from flambeau.compiler.lowering.elements import Scalar
 from flambeau.compiler.lowering.expanded_depthwise import expanded_plan, lower_expanded_depthwise
@@ -47,7 +52,7 @@ from flambeau.compiler.lowering.small_convolution import lower_small_convolution
 from flambeau.compiler.lowering.views import coefficient_of, view_of
 from flambeau.compiler.lowering.winograd import lower_winograd, winograd_workspace
 from flambeau.compiler.lowering.words import narrowed, word_of
-from flambeau.compiler.schedule.cpu_contraction import cpu_shape
+from flambeau.compiler.schedule.cpu_contraction import CpuShape, cpu_shape
 from flambeau.compiler.schedule.cpu_kernel_gradient import GradientPlan, gradient_plan, numbers_of
 from flambeau.compiler.schedule.cpu_small_convolution import SmallConvolution, small_convolution
 from flambeau.compiler.targets.dots import DotInstruction, dot_instruction
@@ -91,7 +96,9 @@ def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Val
         lower_expanded_depthwise(ctx, operation, expanded)
         return
     plan = _plan(ctx, operation)
-    if isinstance(plan, GroupedGradientPlan):
+    if isinstance(plan, DepthwiseGradientPlan):
+        lower_depthwise_gradient(ctx, operation, plan)
+    elif isinstance(plan, GroupedGradientPlan):
         lower_grouped_gradient(ctx, operation, plan)
     elif isinstance(plan, DepthwisePlan):
         lower_depthwise_convolution(ctx, operation, plan)
@@ -115,25 +122,40 @@ def lower_contraction(ctx: LoweringContext, operation: Operation, workspace: Val
 
 
 #: How a convolution runs without the template.
-Plan = GroupedGradientPlan | DepthwisePlan | ShallowPlan | DirectPlan | GradientPlan | SmallConvolution
+Plan = (
+    DepthwiseGradientPlan
+    | GroupedGradientPlan
+    | DepthwisePlan
+    | ShallowPlan
+    | DirectPlan
+    | GradientPlan
+    | SmallConvolution
+)
+
+
+def plan_of(
+    op: Convolution, x: TensorType, w: TensorType, cpu: CpuShape, lanes: int, in_memory: bool
+) -> Plan | None:
+    """The first schedule, in this order, that is for the convolution of `x`, which may lie in memory, with `w`; None for the
+    template's."""
+    return (
+        (depthwise_gradient_plan(op, x, w, cpu) if in_memory else None)
+        or grouped_gradient_plan(op, x, w, cpu)
+        or (depthwise_plan(op, x, w, cpu) if in_memory else None)
+        or shallow_plan(op, x, w, cpu)
+        or direct_plan(op, x, w, lanes)
+        or gradient_plan(op, x, w, cpu)
+        or small_convolution(op, x, w, cpu)
+    )
 
 
 def _plan(ctx: LoweringContext, operation: Operation) -> Plan | None:
-    """The first schedule, in this order, that is for the convolution; None for the template's."""
     definition = operation.definition
     if not isinstance(definition, Convolution):
         return None
-    cpu = cpu_shape(ctx.target)
-    x, w = (tensor_of(v) for v in operation.operands)
-    in_memory = operation.operands[0] in ctx.memory
-    return (
-        grouped_gradient_plan(definition, x, w, cpu)
-        or (depthwise_plan(definition, x, w, cpu) if in_memory else None)
-        or shallow_plan(definition, x, w, cpu)
-        or direct_plan(definition, x, w, ctx.lanes)
-        or gradient_plan(definition, x, w, cpu)
-        or small_convolution(definition, x, w, cpu)
-    )
+    x, w = operation.operands
+    in_memory = x in ctx.memory
+    return plan_of(definition, tensor_of(x), tensor_of(w), cpu_shape(ctx.target), ctx.lanes, in_memory)
 
 
 def _accumulator(operation: Operation) -> ElementType:

@@ -114,10 +114,16 @@ def depthwise_plan(op: Convolution, x: TensorType, w: TensorType, cpu: CpuShape)
     if isinstance(images, int) and images * features < TASKS and rows.extent * columns.extent > LARGE:
         return None
     lanes = max(1, cpu.vector_bits // x.element.bits)
+    return tiled(rows, columns, features, features // op.feature_group_count, lanes, cpu)
+
+
+def tiled(
+    rows: Side, columns: Side, features: int, multiplier: int, lanes: int, cpu: CpuShape
+) -> DepthwisePlan | None:
+    """The image in tiles; None if their code would be long."""
     if lanes < 2:
         return None
     across = columns.spans(lanes, lambda n: _columns_read(columns, n))
-    multiplier = features // op.feature_group_count
     most = ROWS if cpu.registers > 16 else ROWS // 2
     while most > 1:
         tile = rows.extent if rows.extent <= WHOLE * most // ROWS else balanced(rows.extent, most)
@@ -176,9 +182,9 @@ class FeatureEmitter:
         self.ctx, self.plan, self.op = ctx, plan, op
         self.w, self.made = values
         self.image, self.feature = at
-        self.buffer, self.place = source
         self.result = tensor_of(self.made)
         self.element: ElementType = tensor_of(self.w).element
+        self.source = Source(*source, self.element)
         self.b = LoopEmitter(ctx.b, ctx.e.half)
 
     def emit(self, tiles: tuple[Index, Index] | None = None) -> None:
@@ -220,25 +226,36 @@ class FeatureEmitter:
         return self.ctx.b.broadcast(scalar.value, self.plan.lanes)
 
 
-class _Tile:
-    """Some rows of results by one vector of columns, from (y, x) on."""
+@dataclass(frozen=True)
+class Source:
+    """Where a tile's input lies: a buffer, and where in it the element of a row and a column is."""
+
+    buffer: Value
+    place: Callable[[Index, Index], tuple[Index, ...]]
+    element: ElementType
+
+
+class InputTile:
+    """What some rows of results by one vector of columns, from (y, x) on, read: each input row once."""
 
     def __init__(
         self,
-        feature: FeatureEmitter,
-        weights: list[list[Value]],
+        b: LoopEmitter,
+        plan: DepthwisePlan,
+        source: Source,
         down: tuple[Index, Span],
         across: tuple[Index, Span],
     ) -> None:
-        self.feature, self.plan, self.b, self.weights = feature, feature.plan, feature.b, weights
+        self.b, self.plan, self.source = b, plan, source
         (self.y, self.down), (self.x, self.across) = down, across
         #: Of the row that is being read: pairs of vectors, and every second element of such, by their distances.
         self._parts: dict[int, tuple[Value, Value]] = {}
         self._phases: dict[int, Value] = {}
 
-    def emit(self) -> None:
-        rows, b = self.plan.rows, self.b
-        sums = [self._zero()] * self.down.size
+    def rows(self, taps: Sequence[int]) -> Iterator[tuple[Sequence[Value], list[tuple[int, int]]]]:
+        """For each input row that is there and that results see under one of these `taps`, the vectors under the columns of
+        the window, and who sees them: (row of the tile, tap)."""
+        rows = self.plan.rows
         start, stop = rows.rows_read(self.down.size)
         for row in range(start, stop):
             at = self.y * rows.stride + row
@@ -247,19 +264,13 @@ class _Tile:
             users = [
                 (r, tap)
                 for r in range(self.down.size)
-                for tap in range(rows.taps)
+                for tap in taps
                 if r * rows.stride + tap * rows.dilation - rows.low == row
             ]
-            if not users:
-                continue
-            self._parts, self._phases = {}, {}
-            vectors = self._vectors(at)
-            for column, vector in enumerate(vectors):
-                for r, tap in users:
-                    sums[r] = b.multiply_add(vector, self.weights[tap][column], sums[r], self.feature.element)
-        self._store(sums)
+            if users:
+                self._parts, self._phases = {}, {}
+                yield self._vectors(at), users
 
-    # -- input ---------------------------------------------------------------------------------------------------------
     def _vectors(self, row: Index) -> Sequence[Value]:
         """For each column of the window, what the tile's lanes see of an input row under it."""
         columns = self.plan.columns
@@ -293,7 +304,7 @@ class _Tile:
         at = self.x * self.plan.columns.stride + offset
         if not self.across.inside and not (isinstance(at, int) and 0 <= at < self.plan.columns.size):
             return self._zero()
-        scalar = self.b.load(self.feature.buffer, self.feature.place(row, at))
+        scalar = self.b.load(self.source.buffer, self.source.place(row, at))
         splat: Value = self.b.splat(scalar, self.plan.lanes)
         return splat
 
@@ -308,14 +319,36 @@ class _Tile:
             if low >= high:
                 return self._zero()
             mask = None if high - low == lanes else self.b.between(low, high, lanes)
-        vector: Value = self.b.vector_load(self.feature.buffer, self.feature.place(row, at), lanes, mask)
+        vector: Value = self.b.vector_load(self.source.buffer, self.source.place(row, at), lanes, mask)
         return vector
 
     def _zero(self) -> Value:
-        zero: Value = self.b.zero(self.feature.element, self.plan.lanes)
+        zero: Value = self.b.zero(self.source.element, self.plan.lanes)
         return zero
 
-    # -- results -------------------------------------------------------------------------------------------------------
+
+class _Tile(InputTile):
+    """Some rows of results by one vector of columns, from (y, x) on."""
+
+    def __init__(
+        self,
+        feature: FeatureEmitter,
+        weights: list[list[Value]],
+        down: tuple[Index, Span],
+        across: tuple[Index, Span],
+    ) -> None:
+        super().__init__(feature.b, feature.plan, feature.source, down, across)
+        self.feature, self.weights = feature, weights
+
+    def emit(self) -> None:
+        b, element = self.b, self.source.element
+        sums = [self._zero()] * self.down.size
+        for vectors, users in self.rows(range(self.plan.rows.taps)):
+            for column, vector in enumerate(vectors):
+                for r, tap in users:
+                    sums[r] = b.multiply_add(vector, self.weights[tap][column], sums[r], element)
+        self._store(sums)
+
     def _store(self, sums: Sequence[Value]) -> None:
         """The sums, through the epilogue."""
         feature, plan = self.feature, self.plan
