@@ -61,14 +61,13 @@ def _joined(body: Body, scalar: str, width: int, parts: list[str]) -> str:
 
 def _places(body: Body, buffer: Value, position: Value, lanes: int, start: int, width: int) -> str:
     """The operand that says where `width` lanes from lane `start` on are: an address, or one for each lane."""
-    address, aligned = body.address(buffer, position, inbounds=False), alignment(buffer.type)
+    element = buffer.type.element  # type: ignore[attr-defined]
+    address, aligned = body.address(buffer, position, inbounds=False), alignment(element)
     if isinstance(position.type, VectorType):
         return f"<{width} x ptr> align {aligned} {_part(body, 'ptr', lanes, address, start, width)}"
     if start:
         first, address = address, body.fresh("p")
-        body.line(
-            f"{address} = getelementptr {memory_type(scalar_of(buffer.type))}, ptr {first}, i64 {start}"
-        )
+        body.line(f"{address} = getelementptr {memory_type(element)}, ptr {first}, i64 {start}")
     return f"ptr align {aligned} {address}"
 
 

@@ -16,7 +16,7 @@ from flambeau.export import Exported
 pytest.importorskip("unicorn", reason="the emulator Unicorn is not installed")
 from tests.targets.emulation.library import EmulatedLibrary
 
-TRIPLES = ["aarch64-linux-gnu"]
+TRIPLES = ["aarch64-linux-gnu", "riscv64-linux-gnu"]
 triples = pytest.mark.parametrize("triple", TRIPLES, ids=lambda t: t.split("-")[0])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 
 import numpy as np
 import pytest
@@ -210,3 +211,13 @@ def test_alignment_of_parameters():
     with b.function("f", [memref((4,), f32)], ["x"], alignment=4):
         pass
     assert "ptr noalias nocapture nonnull align 4 %x" in emit_ir(b.functions, host_target())
+
+
+def test_parts_of_masked_accesses_lie_where_their_elements_do():
+    b = LoopBuilder()
+    e = ElementBuilder(b)
+    with b.function("f", [memref((8,), f32)], ["x"]) as f, b.lanes_of(8, 5) as lane:
+        e.store(e.load(f["x"], [lane]), f["x"], [lane])
+    text = emit_ir(b.functions, cross_target("x86_64-unknown-linux-gnu"))
+    assert text.count("call <4 x float> @llvm.masked.load.v4f32.p0(ptr align 4 ") == 2
+    assert len(re.findall(r"= getelementptr float, ptr %\w+, i64 4\n", text)) == 2  # the second half of each
