@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flambeau.compiler.dialects.graph.base import GraphOp
+from flambeau.compiler.dialects.graph.contraction import DotGeneral
+from flambeau.compiler.dialects.graph.convolution import Convolution
 from flambeau.compiler.ir.core import Graph, Operation, Value
 from flambeau.compiler.ir.dims import Index
 from flambeau.compiler.ir.types import TensorType
@@ -30,6 +32,9 @@ LIMIT = 96
 PARTS = 8
 #: Families whose kernels compute the elementwise chain behind their operation too, as they store.
 TAKES_EPILOGUE = ("contraction", "window")
+#: Products of more than SHALLOW terms leave an epilogue that reads more than STATE arrays of the result's size (an optimizer's
+#: step) to a kernel of its own: it streams them, while a tile's epilogue meets each line in caches full of panels.
+STATE, SHALLOW = 2, 256
 
 
 @dataclass(frozen=True)
@@ -296,7 +301,37 @@ def _merge(items: list[_Item]) -> list[_Group]:
             if _fit_together(groups, target, other):
                 _absorb(groups, target, other)
                 home.update((v, target) for i in group.items for v in i.values)
+    _part_epilogues(groups, home)
     return [groups[n] for n in _ordered(groups) if groups[n].items]
+
+
+def _part_epilogues(groups: list[_Group], home: dict[Value, int]) -> None:
+    """Make long epilogues of deep contractions groups of their own."""
+    for group in list(groups):
+        if group.family != "contraction" or len(group.items) == 1:
+            continue
+        first, *rest = group.items
+        own = {v for item in group.items for v in item.values}
+        shape = tensor_type(first.values[0]).shape
+        state = {
+            v for i in rest for v, at in i.reads if at == i.index and tensor_type(v).shape == shape
+        } - own
+        if len(state) <= STATE or not _is_deep(first.values[0].owner):
+            continue
+        group.items = [first]
+        home.update((v, len(groups)) for item in rest for v in item.values)
+        groups.append(_Group(rest, "element"))
+    for number, group in enumerate(groups):
+        needs = {home[v] for item in group.items for v in item.needs if v in home}
+        group.depends = needs - {number}
+
+
+def _is_deep(operation: Operation | None) -> bool:
+    """Is it a product or convolution whose sums have many terms?"""
+    if operation is None or not isinstance(operation.definition, DotGeneral | Convolution):
+        return False
+    depth = operation.definition.contraction(*[tensor_type(v) for v in operation.operands]).k
+    return not isinstance(depth, int) or depth > SHALLOW
 
 
 def _fit_together(groups: list[_Group], target: int, other: int) -> bool:

@@ -23,7 +23,7 @@ def pack_invariants(graph: Graph, target: TargetDescription) -> Graph:
             return None
         body = pack_invariants(scan.body, target)
         if not isinstance(scan.length, int) or scan.length >= STEPS:
-            body = pack_weights(body, body.parameters[scan.carries + scan.sequences :], target)
+            body = pack_weights(body, body.parameters[scan.carries + scan.sequences :], target, repeated=True)
         if body == scan.body:
             return None
         types = [r.type for r in operation.results]

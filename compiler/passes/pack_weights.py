@@ -20,8 +20,11 @@ from flambeau.compiler.targets.machine import TargetDescription
 PART = 8
 
 
-def pack_weights(graph: Graph, weights: Collection[Value], target: TargetDescription) -> Graph:
-    """An equal graph in which matrix products read weights on their right side from panels, where that pays on `target`."""
+def pack_weights(
+    graph: Graph, weights: Collection[Value], target: TargetDescription, repeated: bool = False
+) -> Graph:
+    """An equal graph in which matrix products read weights on their right side from panels, where that pays on `target`.
+    `repeated`: the graph runs many times for each packing, which then counts for nothing."""
     known = weight_bytes(graph, weights)
     cpu = cpu_shape(target)
     packed: dict[tuple[PackPanels, Value], Value] = {}
@@ -39,7 +42,7 @@ def pack_weights(graph: Graph, weights: Collection[Value], target: TargetDescrip
         dot = dot_instruction(lhs.element, rhs.element, target)
         if rhs.element is not d.accumulator and dot is None:
             return None
-        transposed = not d.batch and _innermost(right) in d.rhs_axes[2]
+        transposed = not repeated and not d.batch and _innermost(right) in d.rhs_axes[2]
         width = panel_width(d.m, d.n, d.k, d.accumulator, cpu, dot is not None, transposed)
         if width == 0:
             return None

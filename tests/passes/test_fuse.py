@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -101,6 +102,24 @@ def test_an_optimizers_update_is_one_kernel() -> None:
     new = build.sub(p, build.div(first, build.add(build.sqrt(second), 1e-8)))
     found = program(Graph([p, g, m, v], [first, second, new]))
     assert [len(call.results) for call in found.calls] == [3]
+
+
+@pytest.mark.parametrize(("depth", "apart"), [(64, False), (256, False), (512, True)])
+def test_an_optimizers_step_behind_a_deep_product_is_a_kernel_of_its_own(depth: int, apart: bool) -> None:
+    """Where the product is shallow the step runs within its tiles; so does what reads few arrays."""
+    x, y, p, m, v = value(depth, 24), value(depth, 40), value(24, 40), value(24, 40), value(24, 40)
+    g = build.dot_general(x, y, ((0,), (0,)))
+    after = build.add(build.mul(m, 0.9), build.mul(g, 0.1))
+    square = build.add(build.mul(v, 0.99), build.mul(build.square(g), 0.01))
+    adam = build.sub(p, build.div(after, build.sqrt(square)))
+    graph = Graph([x, y, p, m, v], [adam, after, square, g])
+    assert families(graph) == (["contraction", "element"] if apart else ["contraction"])
+    momentum = Graph([x, y, p, m], [build.sub(p, after), after, g])
+    assert families(momentum) == ["contraction"]
+    rng = np.random.default_rng(5)
+    arrays = [np.abs(rng.standard_normal(build.shape_of(q))).astype(np.float32) + 1 for q in graph.parameters]
+    for ours, theirs in zip(run_graph(graph, arrays), interpreter.evaluate(graph, arrays), strict=True):
+        np.testing.assert_allclose(ours, theirs, 2e-5, 2e-5)
 
 
 def test_kernels_with_another_between_them_stay_apart() -> None:
