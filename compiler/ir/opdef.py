@@ -56,8 +56,9 @@ class OpDef(metaclass=_Interning):
         super().__init_subclass__(**kwargs)
         own = inspect.get_annotations(cls).values()
         if any(not str(a).startswith("ClassVar") for a in own) or not dataclasses.is_dataclass(cls):
-            # Only classes with attributes of their own: making a dataclass costs more than all else in an import.
-            dataclasses.dataclass(eq=False, repr=False, match_args=False)(cls)
+            # Only classes with attributes of their own, and without an `__init__` of their own: making dataclasses costs
+            # more than all else in an import, and compiling their functions most of that.
+            dataclasses.dataclass(init=False, eq=False, repr=False, match_args=False)(cls)
         if "name" not in cls.__dict__ or not cls.name:
             return
         if cls.name in REGISTRY and REGISTRY[cls.name].__qualname__ != cls.__qualname__:
@@ -65,6 +66,29 @@ class OpDef(metaclass=_Interning):
         if inspect.getdoc(cls) is None or cls.__doc__ is None:
             raise TypeError(f"{cls.name} needs a docstring: it becomes its reference page")
         REGISTRY[cls.name] = cls
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # What dataclass() would write for each class; instances are interned, so few are made.
+        fields = self.attribute_fields()
+        if len(args) > len(fields):
+            raise TypeError(f"{type(self).__name__} takes {len(fields)} attributes, got {len(args)}")
+        given = {f.name: value for f, value in zip(fields, args, strict=False)}
+        if twice := given.keys() & kwargs.keys():
+            raise TypeError(f"{type(self).__name__}: {', '.join(sorted(twice))} given twice")
+        given.update(kwargs)
+        for field in fields:
+            if field.name in given:
+                value = given.pop(field.name)
+            elif field.default_factory is not dataclasses.MISSING:
+                value = field.default_factory()
+            elif field.default is not dataclasses.MISSING:
+                value = field.default
+            else:
+                raise TypeError(f"{type(self).__name__} needs the attribute {field.name}")
+            self.__dict__[field.name] = value
+        if given:
+            raise TypeError(f"{type(self).__name__} has no attribute {', '.join(given)}")
+        self.__post_init__()
 
     def __setattr__(self, name: str, value: Any) -> None:
         # What dataclass(frozen=True) does, at a third of its price for every class: an attribute is set once.

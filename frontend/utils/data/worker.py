@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random as python_random
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +35,8 @@ class Failure:
     """An exception on its way from a worker: its type, message and traceback as text."""
 
     def __init__(self, error: BaseException, where: str) -> None:
+        import traceback  # takes half a millisecond, which every program's start would pay
+
         self.kind: type[BaseException] = type(error)
         self.text = f"Caught {type(error).__name__} {where}.\nOriginal {traceback.format_exc()}"
 
