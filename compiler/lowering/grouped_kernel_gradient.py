@@ -1,18 +1,18 @@
 """Gradients of kernels with few channels a group, directly: of depthwise and grouped convolutions, and of a network's first.
 
 Pixels are what there are many of, and packing them one by one costs as much as the few products that they are in. A task has
-one channel of one group, and some features of the cotangent. It copies the channel's image, some rows of windows at a time,
-to the stack, padded and, for strides, sorted by remainder, and beside it the same rows of the cotangents, with zeros
-between rows so that both have one pitch: the element under a tap of the window then lies at a fixed distance from the
+the channels of one group, and some features of the cotangent. It copies the channels' images, some rows of windows at a time,
+to the stack, padded and, for strides, sorted by remainder, and beside them the same rows of the cotangents, with zeros
+between rows so that all have one pitch: the element under a tap of the window then lies at a fixed distance from the
 cotangent, whatever the padding, strides and dilations. One pass over the copies sums, in vectors along pixels, some taps of
-some features. A vector's lanes are added when all images are done.
+some features, of one channel. A vector's lanes are added when all images are done.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ FEATURES, CHANNELS = 16, 8
 #: Bytes of stack that a task's copies may have, and what they have where rows allow it: both are then in a usual L1 cache.
 MOST, AIM = 96 << 10, 28 << 10
 #: Bytes of sums on a task's stack.
-SUMS = 128 << 10
+SUMS = 160 << 10
 #: What a load that begins anywhere costs in vector multiply-adds, and how many multiply-adds hide their latency.
 UNALIGNED, CHAINS = 2, 10
 
@@ -71,11 +71,16 @@ class GroupedGradientPlan:
 
     @property
     def copies(self) -> tuple[int, int]:
-        """Elements on the stack of the input and of the cotangents.
+        """Elements on the stack of a channel of the input and of the cotangents.
 
         The last vectors under a tap read past the end of the input's copy, for cotangents that are zeros.
         """
-        return self.size + self.flat, self.block * self.flat
+        return -(-(self.size + self.flat) // self.lanes) * self.lanes, self.block * self.flat
+
+    @property
+    def sums(self) -> int:
+        """Sums of one feature: vectors of all channels and taps."""
+        return self.channels * len(self.taps)
 
 
 def grouped_gradient_plan(
@@ -99,8 +104,8 @@ def grouped_gradient_plan(
     accumulator = accumulator_of(x.element, result.element)
     lanes = max(1, cpu.vector_bits // accumulator.bits)
     block, part = _tile(features, taps, cpu.registers)
-    chunk = _chunk(features, block)
-    if chunk * taps * lanes * accumulator.itemsize > SUMS:
+    chunk = _chunk(features, block, SUMS // (channels * taps * lanes * accumulator.itemsize))
+    if chunk == 0:
         return None
     best: GroupedGradientPlan | None = None
     for rows in range(1, out[0] + 1):
@@ -132,12 +137,11 @@ def _tile(features: int, taps: int, registers: int) -> tuple[int, int]:
     return min(((n, balanced(taps, (registers - 1 - n) // n)) for n in blocks), key=cost)
 
 
-def _chunk(features: int, block: int) -> int:
-    """A task's features: about as many as FEATURES, for which the input is copied once."""
-    if features <= FEATURES:
-        return features
-    parts = [n for n in range(block, 2 * FEATURES + 1, block) if features % n == 0 and 2 * n >= FEATURES]
-    return min(parts, key=lambda n: abs(n - FEATURES), default=features)
+def _chunk(features: int, block: int, most: int) -> int:
+    """A task's features: about as many as FEATURES, for which the input is copied once, but not more than `most`; 0 if even a
+    block is more."""
+    parts = [n for n in range(block, min(features, most) + 1, block) if features % n == 0]
+    return min(parts, key=lambda n: abs(n - FEATURES), default=0)
 
 
 def _copied(
@@ -167,14 +171,14 @@ def _copied(
 
 def lower_grouped_gradient(ctx: LoweringContext, operation: Operation, plan: GroupedGradientPlan) -> None:
     """Emit the gradient, and its epilogue, by `plan`."""
-    extents = (plan.groups, plan.channels, plan.features // plan.chunk)
-    each = math.prod(plan.out) * len(plan.taps) * plan.chunk
-    with ctx.rows(extents, plan.images * (math.prod(extents) * each)) as (group, channel, chunk):
-        _Task(ctx, operation, plan, group, channel, chunk * plan.chunk).emit()
+    extents = (plan.groups, plan.features // plan.chunk)
+    each = math.prod(plan.out) * plan.sums * plan.chunk
+    with ctx.rows(extents, plan.images * (math.prod(extents) * each)) as (group, chunk):
+        _Task(ctx, operation, plan, group, chunk * plan.chunk).emit()
 
 
 class _Task:
-    """Features from `feature` of one group, for one channel."""
+    """Features from `feature` of one group."""
 
     def __init__(
         self,
@@ -182,12 +186,10 @@ class _Task:
         operation: Operation,
         plan: GroupedGradientPlan,
         group: Index,
-        channel: Index,
         feature: Index,
     ) -> None:
         self.ctx, self.plan, self.made = ctx, plan, operation.results[0]
-        self.channel, self.source = channel, group * plan.channels + channel
-        self.feature = group * plan.features + feature
+        self.source, self.feature = group * plan.channels, group * plan.features + feature
         self.x, self.g = operation.operands
         self.op: Convolution = definition_of(operation)
         self.result = tensor_of(self.made)
@@ -197,44 +199,58 @@ class _Task:
     def emit(self) -> None:
         plan, b = self.plan, self.b
         image, cotangent = plan.copies
-        copy, rows = b.alloca((image,), self.accumulator), b.alloca((cotangent,), self.accumulator)
-        sums = b.alloca((plan.chunk * len(plan.taps) * plan.lanes,), self.accumulator)
+        copies, rows = (
+            b.alloca((plan.channels * image,), self.accumulator),
+            b.alloca((cotangent,), self.accumulator),
+        )
+        sums = b.alloca((plan.chunk * plan.sums * plan.lanes,), self.accumulator)
         zero = b.zero(self.accumulator, plan.lanes)
 
-        def clear(buffer: Buffer, start: int, count: int) -> None:
+        def clear(buffer: Buffer, start: Index, count: int) -> None:
             b.for_(0, count, plan.lanes, lambda i, _: b.vector_store(zero, buffer, (start + i,)))
 
-        clear(sums, 0, plan.chunk * len(plan.taps) * plan.lanes)
-        clear(copy, plan.size, plan.flat)
+        def channels(body: Callable[[Index], None]) -> None:
+            b.for_(0, plan.channels, 1, lambda channel, _: body(channel))
+
+        clear(sums, 0, plan.chunk * plan.sums * plan.lanes)
+        channels(lambda channel: clear(copies, channel * image + plan.size, plan.flat))
         clear(rows, 0, cotangent)  # what lies between rows stays so
 
-        def part(number: Index, image: Index) -> None:
+        def part(number: Index, image_number: Index) -> None:
             first = number * plan.rows
-            self._copy_input(copy, image, first)
+            channels(lambda channel: self._copy_input(copies, channel, image_number, first))
 
             def features(step: Index, _: list[Any]) -> None:
                 start = step * plan.block
-                b.for_(0, plan.block, 1, lambda f, _: self._copy_cotangent(rows, image, start, f, first))
-                for tap in range(0, len(plan.taps), plan.part):
-                    self._pass(copy, rows, sums, start, range(tap, min(tap + plan.part, len(plan.taps))))
+                b.for_(
+                    0, plan.block, 1, lambda f, _: self._copy_cotangent(rows, image_number, start, f, first)
+                )
+
+                def passes(channel: Index) -> None:
+                    for tap in range(0, len(plan.taps), plan.part):
+                        taps = range(tap, min(tap + plan.part, len(plan.taps)))
+                        self._pass(copies, rows, sums, channel, start, taps)
+
+                channels(passes)
 
             b.for_(0, plan.chunk // plan.block, 1, features)
 
-        def images(image: Index, _: list[Any]) -> None:
-            b.for_(0, plan.out[0] // plan.rows, 1, lambda number, _: part(number, image))
+        def images(number: Index, _: list[Any]) -> None:
+            b.for_(0, plan.out[0] // plan.rows, 1, lambda part_number, _: part(part_number, number))
 
         b.for_(0, plan.images, 1, images)
-        self._store(sums)
+        channels(lambda channel: self._store(sums, channel))
 
     # -- copies --------------------------------------------------------------------------------------------------------
-    def _copy_input(self, copy: Buffer, image: Index, first: Index) -> None:
+    def _copy_input(self, copies: Buffer, channel: Index, image: Index, first: Index) -> None:
         """For every remainder by the strides, the positions that the windows of rows from `first` reach."""
         plan, ctx = self.plan, self.ctx
+        begin = channel * plan.copies[0]
         plane = plan.pitches[0] * plan.planes[0]
         for number, phase in enumerate(itertools.product(*[range(s) for s in plan.phases])):
 
             def row(
-                at: tuple[Index, ...], base: int = number * plane, phase: tuple[int, ...] = phase
+                at: tuple[Index, ...], base: Index = begin + number * plane, phase: tuple[int, ...] = phase
             ) -> None:
                 start = base + self._place(at)
 
@@ -244,9 +260,10 @@ class _Task:
                         digits[0] = digits[0] + first
                         x = self._element(
                             image,
+                            channel,
                             [d * s + p for d, s, p in zip(digits, plan.phases, phase, strict=True)],
                         )
-                        ctx.b.store(ctx.spread(x.value), copy, (start + position + lane,))
+                        ctx.b.store(ctx.spread(x.value), copies, (start + position + lane,))
 
                 self._chunks(plan.planes[-1], chunk)
 
@@ -256,18 +273,25 @@ class _Task:
         """Rows from `first` of one feature, as far apart as the input's."""
         plan, ctx, op = self.plan, self.ctx, self.op
 
+        def index_of(digits: Sequence[Index]) -> tuple[Index, ...]:
+            index: list[Index] = [0, 0, *digits]
+            index[op.kernel_input_feature] = image
+            index[op.kernel_output_feature] = self.feature + start + f
+            return tuple([0 if n == 1 else i for n, i in zip(tensor_of(self.g).shape, index, strict=True)])
+
         def row(at: tuple[Index, ...]) -> None:
             place = f * plan.flat + self._place(at)
 
             def chunk(position: Index, count: int | None) -> None:
+                if self.g in ctx.memory:
+                    # The same of the next rows: a task comes back to a feature after many others.
+                    after = [*at, position]
+                    after[0] = after[0] + first + plan.rows
+                    self.b.prefetch(ctx.memory[self.g], index_of(after), False, 2)
                 with ctx.b.lanes_of(plan.lanes, count) as lane:
                     digits = [*at, position + lane]
                     digits[0] = digits[0] + first
-                    index: list[Index] = [0, 0, *digits]
-                    index[op.kernel_input_feature] = image
-                    index[op.kernel_output_feature] = self.feature + start + f
-                    index = [0 if n == 1 else i for n, i in zip(tensor_of(self.g).shape, index, strict=True)]
-                    g = ctx.e.convert(ctx.read(self.g, tuple(index)), self.accumulator)
+                    g = ctx.e.convert(ctx.read(self.g, index_of(digits)), self.accumulator)
                     ctx.b.store(ctx.spread(g.value), rows, (place + position + lane,))
 
             self._chunks((plan.rows, *plan.out[1:])[-1], chunk)
@@ -288,11 +312,11 @@ class _Task:
             place = place + digit * pitch
         return place
 
-    def _element(self, image: Index, where: Sequence[Index]) -> Scalar:
-        """The input's element at a position of the padded input; zero where there is none."""
+    def _element(self, image: Index, channel: Index, where: Sequence[Index]) -> Scalar:
+        """A channel's element at a position of the padded input; zero where there is none."""
         op, e, type = self.op, self.ctx.e, tensor_of(self.x)
         index: list[Index] = [0, 0]
-        index[op.input_feature], index[op.input_batch] = image, self.source
+        index[op.input_feature], index[op.input_batch] = image, self.source + channel
         conditions: list[Scalar] = []
         for s, axis in enumerate(op.input_spatial):
             position = where[s] - op.padding[s][0]
@@ -305,15 +329,18 @@ class _Task:
         return e.convert(x, self.accumulator)
 
     # -- sums ----------------------------------------------------------------------------------------------------------
-    def _pass(self, copy: Buffer, rows: Buffer, sums: Buffer, feature: Index, taps: range) -> None:
-        """Add the products of these rows: `block` features from `feature`, `taps`."""
+    def _pass(
+        self, copies: Buffer, rows: Buffer, sums: Buffer, channel: Index, feature: Index, taps: range
+    ) -> None:
+        """Add the products of these rows: `block` features from `feature`, `taps` of a channel."""
         b, plan = self.b, self.plan
+        begin = channel * plan.copies[0]
 
         def step(at: Index, totals: list[Value]) -> list[Value]:
             cotangents = [b.vector_load(rows, (f * plan.flat + at,), plan.lanes) for f in range(plan.block)]
             out = []
             for t, tap in enumerate(taps):
-                x = b.vector_load(copy, (plan.taps[tap] + at,), plan.lanes)
+                x = b.vector_load(copies, (begin + plan.taps[tap] + at,), plan.lanes)
                 out += [
                     b.multiply_add(x, g, totals[t * plan.block + f], self.accumulator)
                     for f, g in enumerate(cotangents)
@@ -325,18 +352,19 @@ class _Task:
         totals = b.for_(0, plan.flat, plan.lanes, step, [zero] * (len(taps) * plan.block))
         for place, total in enumerate(totals):
             t, f = divmod(place, plan.block)
-            at = (((feature + f) * len(plan.taps) + taps[t]) * plan.lanes,)
+            at = (((feature + f) * plan.sums + channel * len(plan.taps) + taps[t]) * plan.lanes,)
             b.vector_store(b.add(b.vector_load(sums, at, plan.lanes), total, self.accumulator), sums, at)
 
-    def _store(self, sums: Buffer) -> None:
-        """The lanes' sums of each feature, through the epilogue: the window lies innermost in the result."""
+    def _store(self, sums: Buffer, channel: Index) -> None:
+        """The lanes' sums of each feature for a channel, through the epilogue: the window lies innermost in the result."""
         plan, ctx, b = self.plan, self.ctx, self.b
         count = len(plan.taps)
         line = b.alloca((count,), self.accumulator)
 
         def feature(f: Index, _: list[Any]) -> None:
             def tap(t: Index, _: list[Any]) -> None:
-                total = b.reduce_add(b.vector_load(sums, ((f * count + t) * plan.lanes,), plan.lanes))
+                at = ((f * plan.sums + channel * count + t) * plan.lanes,)
+                total = b.reduce_add(b.vector_load(sums, at, plan.lanes))
                 b.store(total, line, (t,))
 
             b.for_(0, count, 1, tap)
@@ -352,7 +380,7 @@ class _Task:
 
             def finish(at: Index) -> None:
                 window = decode(at, self.result.shape[2:])
-                index = (self.feature + f, self.channel, *window)
+                index = (self.feature + f, channel, *window)
                 total = Scalar(ctx.b.load(line, (at,)), self.accumulator)
                 ctx.finish(self.made, index, ctx.e.convert(total, self.result.element))
 
