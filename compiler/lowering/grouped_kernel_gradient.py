@@ -36,7 +36,7 @@ TAPS = 64
 #: Groups of more features and more channels than this are better packed.
 FEATURES, CHANNELS = 16, 8
 #: Bytes of stack that a task's copies may have, and what they have where rows allow it: both are then in a usual L1 cache.
-MOST, AIM = 96 << 10, 28 << 10
+MOST, AIM = 96 << 10, 44 << 10
 #: Bytes of sums on a task's stack.
 SUMS = 160 << 10
 #: What a load that begins anywhere costs in vector multiply-adds, and how many multiply-adds hide their latency.
