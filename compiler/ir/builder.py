@@ -64,8 +64,9 @@ class Function:
 class LoopBuilder(MemoryBuilder):
     """Builds the functions of one module; see the module's text. `functions` holds those that are finished.
 
-    `fma`: the target multiplies and adds with one rounding; `avx512`: it has `scale` and `table`. Operations are made with
-    `fastmath` (``fast`` changes it): contraction into FMA by default, nothing else. `location` goes to every operation.
+    `fma`: the target multiplies and adds with one rounding; `avx512`: it has `scale`, `table` and `magnitude`. Operations
+    are made with `fastmath` (``fast`` changes it): contraction into FMA by default, nothing else. `location` goes to every
+    operation.
     """
 
     def __init__(self, fma: bool = True, avx512: bool = False) -> None:
@@ -187,8 +188,8 @@ class LoopBuilder(MemoryBuilder):
 
     # -- control flow --------------------------------------------------------------------------------------------
     @contextmanager
-    def _block(self, argument_types: Sequence[Type]) -> Iterator[Scope]:
-        scope = Scope(Block(argument_types), len(self._scopes))
+    def _block(self, argument_types: Sequence[Type], loop: bool = False) -> Iterator[Scope]:
+        scope = Scope(Block(argument_types), len(self._scopes), loop)
         self._scopes.append(scope)
         try:
             yield scope
@@ -226,7 +227,7 @@ class LoopBuilder(MemoryBuilder):
         `vectorize=False`: LLVM leaves the loop scalar. `unroll`: a factor, 0 if LLVM decides, 1 for never.
         """
         operands = (self.index(low), self.index(high), self.index(step), *init)
-        with self._block([index_type, *[v.type for v in init]]) as scope:
+        with self._block([index_type, *[v.type for v in init]], loop=True) as scope:
             position = self._loop_symbol(scope, low, high, step)
             loop = Loop(position, scope.block.arguments[1:], self._worker)
             yield loop
@@ -248,7 +249,7 @@ class LoopBuilder(MemoryBuilder):
             operands.append(self._pool)
         # A body already has a thread of its own: loops in it stay there.
         pool, self._pool = self._pool, None
-        with self._block([index_type]) as scope:
+        with self._block([index_type], loop=True) as scope:
             loop = Loop(self._loop_symbol(scope, 0, count), (), self._worker)
             yield loop
             self.emit(scf.Reduce())

@@ -16,12 +16,12 @@ Position = Any  # int | Dim | Value
 
 
 class Scope:
-    """A block under construction. `depth` counts from the function's body, 0."""
+    """A block under construction. `depth` counts from the function's body, 0. `loop`: it is a loop's body."""
 
-    __slots__ = ("block", "depth", "open")
+    __slots__ = ("block", "depth", "loop", "open")
 
-    def __init__(self, block: Block, depth: int) -> None:
-        self.block, self.depth, self.open = block, depth, True
+    def __init__(self, block: Block, depth: int, loop: bool = False) -> None:
+        self.block, self.depth, self.loop, self.open = block, depth, loop, True
 
 
 class IndexBuilder(ScalarBuilder):
@@ -91,6 +91,14 @@ class IndexBuilder(ScalarBuilder):
         if not scope.open:
             raise ValueError(f"{expression} is used outside the block that defines it")
         return scope
+
+    def _steady_scope(self, expression: Index) -> Scope:
+        """The outermost block that knows the expression and has only loops between itself and here."""
+        home = self._scope_of(expression) if isinstance(expression, Dim) else self._scopes[0]
+        inside = len(self._scopes) - 1
+        while inside > home.depth and self._scopes[inside].loop:
+            inside -= 1
+        return self._scopes[inside]
 
     def _materialise(self, expression: Dim, scope: Scope) -> Value:
         """Outer terms first, each sum in its own block; the constant last, so that neighbours share the rest."""

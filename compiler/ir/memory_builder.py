@@ -25,6 +25,7 @@ class MemoryBuilder(IndexBuilder):
     def _forget(self) -> None:
         super()._forget()
         self._flat: dict[Value, tuple[Value, Scope]] = {}
+        self._steady: dict[tuple[Value, Index], tuple[Value, Scope]] = {}
 
     # -- memory --------------------------------------------------------------------------------------------------
     def alloca(self, shape: Sequence[int], element: ElementType, alignment: int = 64) -> Value:
@@ -93,10 +94,17 @@ class MemoryBuilder(IndexBuilder):
     def _place(self, buffer: Value, indices: Sequence[Position]) -> tuple[Value, Index]:
         return self.flat(buffer), self.offset(buffer, indices)
 
-    def load(self, buffer: Value, indices: Sequence[Position]) -> Value:
-        """The element at the indices; a vector of them where the indices contain the lane."""
+    def load(self, buffer: Value, indices: Sequence[Position], steady: bool = False) -> Value:
+        """The element at the indices; a vector of them where the indices contain the lane.
+
+        `steady`: nothing in this function writes to the buffer, so that one element is loaded before the loops in which its
+        position stays the same. LLVM's passes that would do this are not run, and a kernel of 16 M GELUs took 4.4 ms instead
+        of 3.6 because of one such load.
+        """
         place, offset = self._place(buffer, indices)
         stride = self._lane_stride(offset)
+        if stride == 0 and steady:
+            return self._steady_load(place, offset)
         if stride == 0:
             return self.emit(memref.Load(), place, self.index(offset)).results[0]
         element = signless(_memref(buffer).element)
@@ -109,6 +117,15 @@ class MemoryBuilder(IndexBuilder):
         if stride == 2:
             return self._every_second(place, offset, zero)
         return self.emit(vector.Gather(), place, self.index(offset), self.lane_mask(), zero).results[0]
+
+    def _steady_load(self, place: Value, offset: Index) -> Value:
+        found = self._steady.get((place, offset))
+        if found is not None and found[1].open:
+            return found[0]
+        scope = self._steady_scope(offset)
+        value = self.emit(memref.Load(), place, self.index(offset), scope=scope).results[0]
+        self._steady[place, offset] = value, scope
+        return value
 
     def _every_second(self, place: Value, offset: Index, zero: Value) -> Value:
         """Elements at distances of 2: two vectors and a shuffle, a tenth of a gather's time. Nothing past the last one is

@@ -29,6 +29,8 @@ class LoweringContext:
     ) -> None:
         self.b, self.e, self.target, self.chooser = b, e, target, chooser
         self.memory: dict[Value, Value] = {}
+        #: Operands that lie apart from all that the kernel writes.
+        self.apart: frozenset[Value] = frozenset()
         #: The kernel's results.
         self.results: tuple[Value, ...] = ()
         #: Elements that are known without reading: (value) -> what gives the scalar for an index, or None.
@@ -53,7 +55,10 @@ class LoweringContext:
             return found[0]
         scope = self.b._scopes[-1]
         buffer = self.memory.get(value)
-        scalar = self.e.load(buffer, index) if buffer is not None else self.compute(value, index)
+        if buffer is not None:
+            scalar = self.e.load(buffer, index, steady=value in self.apart)
+        else:
+            scalar = self.compute(value, index)
         self._memo[key] = (scalar, scope)
         return scalar
 

@@ -78,11 +78,11 @@ class ElementBuilder:
                 number = (int(value) + half) % (2 * half) - half
         return Scalar(self.b.constant(register_type(element), number), element)
 
-    def load(self, buffer: Value, indices: Sequence[Any]) -> Scalar:
-        """The element of a buffer at the indices."""
+    def load(self, buffer: Value, indices: Sequence[Any], steady: bool = False) -> Scalar:
+        """The element of a buffer at the indices. `steady`: nothing writes to the buffer meanwhile."""
         assert isinstance(buffer.type, MemRefType)
         element = buffer.type.element
-        value = self.b.load(buffer, indices)
+        value = self.b.load(buffer, indices, steady)
         if element in (f16, bf16):
             value = self.half.widen(value, element)
         return Scalar(value, element)

@@ -132,6 +132,7 @@ def lower_kernel(
         alignment=1,
     ) as function:
         ctx.memory = dict(zip(buffers, function.arguments, strict=False))
+        ctx.apart = frozenset(p for o, p in enumerate(graph.parameters) if o not in overwritten)
         if single is not None:
             anchor = graph.results[0].owner
             if kernel.family in TAKES_EPILOGUE:  # whose operations may follow it

@@ -56,8 +56,9 @@ def has_fma(target: TargetDescription) -> bool:
 
 
 def has_avx512(target: TargetDescription) -> bool:
-    """Does the target have AVX-512's foundation, and is worth its registers?"""
-    return target.architecture == "x86_64" and target.vector_bits >= 512 and target.has("avx512f")
+    """Does the target have AVX-512's foundation and DQ, as all do but Xeon Phi, and are its registers worth it?"""
+    wide = target.architecture == "x86_64" and target.vector_bits >= 512
+    return wide and target.has("avx512f") and target.has("avx512dq")
 
 
 def has_f16_conversion(target: TargetDescription) -> bool:

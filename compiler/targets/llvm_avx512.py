@@ -16,11 +16,13 @@ from flambeau.compiler.targets.llvm_types import literal, llvm_type
 _CURRENT = 4
 
 
+#: Of vrangeps: the less of two magnitudes, without a sign.
+_LESS_MAGNITUDE = 0b1010
+
+
 def _scale(body: Body, operation: Operation, definition: x86vector.Scale) -> None:
     (result,) = operation.results
-    single = scalar_of(result.type) is f32
-    kind, lanes, mask = ("ps", 16, "i16 -1") if single else ("pd", 8, "i8 -1")
-    type = f"<{lanes} x {'float' if single else 'double'}>"
+    kind, lanes, mask, type = _register(result)
 
     def one(parts: list[str]) -> str:
         operands = ", ".join(f"{type} {part}" for part in parts)
@@ -30,6 +32,28 @@ def _scale(body: Body, operation: Operation, definition: x86vector.Scale) -> Non
         )
 
     _by_registers(body, operation.operands, result, lanes, one)
+
+
+def _magnitude(body: Body, operation: Operation, definition: x86vector.Magnitude) -> None:
+    (result,) = operation.results
+    kind, lanes, mask, type = _register(result)
+    element = scalar_of(result.type)
+    entries = ", ".join([f"{llvm_type(element)} {literal(definition.limit, element)}"] * lanes)
+
+    def one(parts: list[str]) -> str:
+        return (
+            f"call {type} @llvm.x86.avx512.mask.range.{kind}.512({type} {parts[0]}, {type} <{entries}>, "
+            f"i32 {_LESS_MAGNITUDE}, {type} zeroinitializer, {mask}, i32 {_CURRENT})"
+        )
+
+    _by_registers(body, operation.operands, result, lanes, one)
+
+
+def _register(value: Value) -> tuple[str, int, str, str]:
+    """Of a register of such floats: the instructions' ending, its lanes, a mask of all of them, its type."""
+    if scalar_of(value.type) is f32:
+        return "ps", 16, "i16 -1", "<16 x float>"
+    return "pd", 8, "i8 -1", "<8 x double>"
 
 
 def _table(body: Body, operation: Operation, definition: x86vector.Table) -> None:
@@ -98,4 +122,8 @@ def _by_registers(
     )
 
 
-HANDLERS: dict[type[OpDef], Handler] = {x86vector.Scale: _scale, x86vector.Table: _table}
+HANDLERS: dict[type[OpDef], Handler] = {
+    x86vector.Scale: _scale,
+    x86vector.Table: _table,
+    x86vector.Magnitude: _magnitude,
+}

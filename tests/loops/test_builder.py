@@ -457,3 +457,27 @@ def test_loads_of_many_dimensions_flatten_once():
     block = b.functions[0].regions[0].block
     assert len(list(operations(block, memref_ops.CollapseShape))) == 1
     assert isinstance(block.operations[-2].definition, scf.For)
+
+
+def test_steady_loads_come_before_the_loops_that_do_not_move_them():
+    b = new_builder()
+    with b.function("f", [memref((4,), f32), memref((4,), f32)], ["scale", "y"]) as f:
+        with b.for_(0, 4) as outer, b.for_(0, 8):
+            first = b.load(f["scale"], [2], steady=True)
+            again = b.load(f["scale"], [2], steady=True)
+            here = b.load(f["scale"], [outer.index], steady=True)
+            b.store(b.fadd(first, b.fadd(again, here)), f["y"], [outer.index])
+            condition = b.icmp("sgt", b.index(outer.index), b.index(1))
+            b.if_(condition, lambda: b.store(b.load(f["scale"], [3], steady=True), f["y"], [0]))
+    body = f.operation.regions[0].block
+    loads = [o for o in body.operations if o.name == "memref.load"]
+    (loop,) = [o for o in body.operations if o.name == "scf.for"]
+    middle = loop.regions[0].block.operations
+    assert len(loads) == 1 and [o.name for o in middle].count("memref.load") == 1
+    (choice,) = operations(body, scf.If)
+    assert (
+        len(list(operations(choice.regions[0].block, memref_ops.Load))) == 1
+    )  # what is conditional stays so
+    x, y = aligned(np.array([1, 2, 4, 8], np.float32)), aligned(np.zeros(4, np.float32))
+    compiled(b, "f")(x, y)
+    np.testing.assert_array_equal(y, [8, 10, 12, 16])

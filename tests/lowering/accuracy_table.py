@@ -49,7 +49,11 @@ values (infinities, NaN, signed zeros, subnormal numbers) are as in C99. Written
 FOOTER = """
 sin, cos and tan hold for every finite argument. lgamma and digamma of negative arguments in f64 are not in the table:
 near their zeros on the negative axis they are accurate absolutely (1e-15 of the larger term of the reflection
-formula), not relatively."""
+formula), not relatively.
+
+gelu, x times the normal distribution function at x, is accurate relative to x rather than to the result, as every formula
+with 1 + erf is: its error is at most 1.38 2**-24 |x| in f32 with AVX-512, 1.88 2**-24 |x| without (PyTorch's: 5.85), at
+every 17th f32 number (tests/lowering/test_gelu.py)."""
 
 
 def operations(name: str, type: str) -> int:

@@ -95,6 +95,10 @@ class LlvmBuilder:
         address = self.emit("ptr", f"getelementptr [16 x float], ptr {name}, i32 0, i32 {place.text}")
         return self.emit("f32", f"load float, ptr {address.text}")
 
+    def magnitude(self, x: Value, limit: float) -> Value:
+        a, bound = self.fabs(x), self.const(x.type, limit)
+        return self.select(self.fcmp("olt", a, bound), a, bound)
+
     def sqrt(self, x: Value) -> Value:
         return self.call("sqrt", x)
 

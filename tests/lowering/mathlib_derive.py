@@ -214,6 +214,29 @@ def _erf_table() -> None:
     )
 
 
+def _normal_tail_table() -> None:
+    """1 minus the normal distribution function around multiples of 1/2, to an error that is absolute. The last interval is
+    there for what is far away: its tail is 0."""
+    columns: list[list[float]] = []
+    worst = 0.0
+    for i in range(15):
+        centre = mp.mpf(i) / 2
+
+        def tail(t: Number, centre: Number = centre) -> Number:
+            return mp.ncdf(-(centre + t))
+
+        low = mp.mpf(0) if i == 0 else mp.mpf("-0.25")
+        coefficients, error = fit(tail, low, mp.mpf("0.25"), 5, lambda t: mp.mpf(1), True)
+        worst = max(worst, error)
+        columns.append(coefficients)
+    columns.append([0.0] * 6)
+    emit(
+        "NORMAL_TAIL_F32",
+        f"1 - the normal distribution function at c + t, for centres c; absolute error 2**{math.log2(worst):.1f}",
+        [column[row] for row in range(6) for column in columns],
+    )
+
+
 def error_functions() -> None:
     erf: Function = lambda z: mp.erf(mp.sqrt(z)) / mp.sqrt(z) - 1  # noqa: E731
     absolute: Function = lambda z: 1 / (1 + erf(z))  # noqa: E731
@@ -230,6 +253,7 @@ def error_functions() -> None:
         mp.mpf("1.1") - t0, mp.mpf("3.93") - t0, 12, abs, single=True,
     )  # fmt: skip
     _erf_table()
+    _normal_tail_table()
     for name, k, largest, degree in (("ERFCX_SHORT", 2.5, "10.1", 9), ("ERFCX_F64", 4.0, "27.3", 20)):
 
         def scaled(t: Number, k: Number = k) -> Number:

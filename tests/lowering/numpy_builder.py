@@ -83,6 +83,9 @@ class NumpyBuilder:
     def table(self, entries: Sequence[float], position: Array) -> Array:
         return np.asarray(entries, np.float32)[position & 15]
 
+    def magnitude(self, x: Array, limit: float) -> Array:
+        return np.fmin(np.abs(x), x.dtype.type(limit))
+
     def const(self, type: str, value: float | int) -> Array:
         return np.asarray(value).astype(_DTYPES[type])
 

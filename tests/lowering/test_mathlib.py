@@ -56,8 +56,10 @@ def binary_samples(name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_every_function_is_tested() -> None:
-    assert {name for name, _ in FUNCTIONS} == set(UNARY + BINARY) == set(NUMPY) == set(EXACT) == set(BOUNDS)
-    assert len(FUNCTIONS) == 2 * len(NUMPY)
+    # GELU has errors of its own kind: test_gelu.py.
+    names = {name for name, _ in FUNCTIONS} - {"gelu"}
+    assert names == set(UNARY + BINARY) == set(NUMPY) == set(EXACT) == set(BOUNDS)
+    assert len(FUNCTIONS) == 2 * len(names) + 2
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -78,7 +80,7 @@ def test_which_functions_use_avx512() -> None:
         return b.lines
 
     differing = {name for name, type in FUNCTIONS if text(name, type, False) != text(name, type, True)}
-    assert differing == set(AVX512)
+    assert differing == {*AVX512, "gelu"}
 
 
 @pytest.mark.parametrize("name", AVX512)

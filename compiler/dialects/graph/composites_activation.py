@@ -12,10 +12,10 @@ from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.base import Sample
 from flambeau.compiler.dialects.graph.composite import Array, Composite, narrow, wide, wide_array
 from flambeau.compiler.dialects.graph.oracle import F
+from flambeau.compiler.dialects.graph.pointwise_math import ErfGelu
 from flambeau.compiler.ir.core import Value, apply
 from flambeau.compiler.ir.types import TensorType, bf16, f16
 
-SQRT_HALF = math.sqrt(0.5)
 SQRT_TWO_OVER_PI = math.sqrt(2 / math.pi)
 # D. Hendrycks and K. Gimpel, "Gaussian error linear units (GELUs)", 2016, section 2.
 GELU_CUBIC = 0.044715
@@ -150,7 +150,7 @@ class Gelu(Activation):
 
     def formula(self, x: Value) -> Value:
         if self.approximate == "none":
-            return build.mul(build.mul(x, 0.5), build.add(build.erf(build.mul(x, SQRT_HALF)), 1))
+            return build.unary("erf_gelu", x)
         return build.mul(build.mul(x, 0.5), build.add(build.tanh(self._inner(x)), 1))
 
     def _inner(self, x: Value) -> Value:
@@ -159,9 +159,7 @@ class Gelu(Activation):
 
     def slope(self, x: Value) -> Value:
         if self.approximate == "none":
-            below = build.mul(build.add(build.erf(build.mul(x, SQRT_HALF)), 1), 0.5)
-            density = build.mul(build.exp(build.mul(build.square(x), -0.5)), 1 / math.sqrt(2 * math.pi))
-            return build.add(below, build.mul(x, density))
+            return ErfGelu.slope(x)
         t = build.tanh(self._inner(x))
         inner = build.mul(build.add(build.mul(build.square(x), 3 * GELU_CUBIC), 1), SQRT_TWO_OVER_PI)
         steep = build.mul(build.mul(build.sub(1, build.square(t)), inner), build.mul(x, 0.5))
@@ -171,7 +169,7 @@ class Gelu(Activation):
         if self.approximate == "tanh":
             return 0.5 * x * (1 + np.tanh(SQRT_TWO_OVER_PI * (x + GELU_CUBIC * x**3)))
         erf = np.vectorize(math.erf, otypes=[np.float64])
-        return (0.5 * x * (1 + erf(x.astype(np.float64) * SQRT_HALF))).astype(x.dtype)
+        return (0.5 * x * (1 + erf(x.astype(np.float64) * math.sqrt(0.5)))).astype(x.dtype)
 
     def samples(self) -> Iterable[Sample]:
         yield from _samples(Gelu(), F.gelu)

@@ -14,6 +14,7 @@ import numpy as np
 
 from flambeau.compiler.dialects.graph import build, sampling
 from flambeau.compiler.dialects.graph.base import Elementwise, NotDifferentiable, Sample
+from flambeau.compiler.dialects.graph.oracle import F
 from flambeau.compiler.ir.core import Value
 
 Array = np.ndarray[Any, Any]
@@ -466,6 +467,31 @@ class Erfc(FloatFunction):
 
     def samples(self) -> Iterable[Sample]:
         yield from sampling.unary(Erfc(), lambda x: x.erfc(), -2, 2)
+
+
+class ErfGelu(FloatFunction):
+    """x times the standard normal distribution function at x, (1 + erf(x / sqrt(2))) / 2, of each element: what
+    `graph.gelu` is where it is not approximated, in one function."""
+
+    name = "graph.erf_gelu"
+    math_name = "gelu"
+
+    def vjp(self, ct: Value, x: Value, *, result: Value) -> Gradients:
+        return (build.mul(ct, self.slope(x)),)
+
+    @staticmethod
+    def slope(x: Value) -> Value:
+        """The derivative at x."""
+        below = build.mul(build.add(build.erf(build.mul(x, math.sqrt(0.5))), 1), 0.5)
+        density = build.mul(build.exp(build.mul(build.square(x), -0.5)), 1 / math.sqrt(2 * math.pi))
+        return build.add(below, build.mul(x, density))
+
+    def exact(self, x: Array) -> Array:
+        return 0.5 * np.maximum(x, -40) * (1 + vector(math.erf, x * math.sqrt(0.5)))
+
+    def samples(self) -> Iterable[Sample]:
+        # PyTorch gives NaN at both infinities.
+        yield from sampling.own_special(sampling.unary(ErfGelu(), F.gelu, -2, 2))
 
 
 class Erfinv(FloatFunction):

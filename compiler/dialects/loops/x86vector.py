@@ -1,4 +1,4 @@
-"""`x86vector`: two instructions of AVX-512 that have no equal in `math` and `vector`. On scalars they work as on vectors."""
+"""`x86vector`: three instructions of AVX-512 that have no equal in `math` and `vector`. On scalars they work as on vectors."""
 
 from __future__ import annotations
 
@@ -38,3 +38,16 @@ class Table(LoopOp):
             raise self.reject("has one register of entries", expected=TABLE, actual=len(self.entries))
         (positions,) = operands
         return VectorType.get(positions.shape, f32) if isinstance(positions, VectorType) else f32
+
+
+class Magnitude(LoopOp):
+    """|x|, or `limit` where that is less or x is NaN; x is f32 or f64 (vrangeps, vrangepd)."""
+
+    name = "x86vector.avx512.range"
+    pure = True
+    limit: float
+
+    def infer(self, *operands: Type) -> Type:
+        if len(operands) != 1 or not is_float(operands[0]):
+            raise self.reject("takes one float", actual=operands)
+        return operands[0]

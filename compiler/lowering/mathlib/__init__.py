@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from flambeau.compiler.lowering.mathlib.errorfn import erf, erfc, erfinv
+from flambeau.compiler.lowering.mathlib.errorfn import erf, erfc, erfinv, gelu
 from flambeau.compiler.lowering.mathlib.exponential import exp, exp2, expm1
 from flambeau.compiler.lowering.mathlib.gamma import digamma, lgamma
 from flambeau.compiler.lowering.mathlib.hyperbolic import acosh, asinh, atanh, cosh, sinh, tanh
@@ -58,6 +58,8 @@ FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
     ("exp2", "f64"): partial(exp2, fmt=F64),
     ("expm1", "f32"): partial(expm1, fmt=F32),
     ("expm1", "f64"): partial(expm1, fmt=F64),
+    ("gelu", "f32"): partial(gelu, fmt=F32),
+    ("gelu", "f64"): partial(gelu, fmt=F64),
     ("lgamma", "f32"): partial(lgamma, fmt=F32),
     ("lgamma", "f64"): partial(lgamma, fmt=F64),
     ("log", "f32"): partial(log, fmt=F32),

@@ -1,4 +1,4 @@
-"""erf, erfc, erfinv."""
+"""erf, erfc, erfinv, and GELU, which is made of erf."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from flambeau.compiler.lowering.mathlib.protocol import Builder, V
 
 #: Rows of 16: centres of intervals, and the coefficients of the polynomials around them, constant terms first.
 _INTERVALS = [table.ERF_TABLE_F32[row : row + 16] for row in range(0, len(table.ERF_TABLE_F32), 16)]
+
+#: Rows of 16 for GELU: coefficients, constant terms first, around multiples of 1/2.
+_NORMAL_TAILS = [table.NORMAL_TAIL_F32[row : row + 16] for row in range(0, len(table.NORMAL_TAIL_F32), 16)]
 
 
 def erf(b: Builder[V], x: V, fmt: Format) -> V:
@@ -50,6 +53,26 @@ def _erf_from_tables(magnitude: Real[V]) -> Real[V]:
         slope = slope.fma(t, coefficients.pop())
     # In the first interval the constant term is 0, and t, most of the result, is added to it; in the others t is smaller.
     return slope.fma(t, t.at_least(constant))
+
+
+def gelu(b: Builder[V], x: V, fmt: Format) -> V:
+    """x times the normal distribution function at x, (1 + erf(x / sqrt(2))) / 2 (D. Hendrycks and K. Gimpel, 2016).
+
+    In f32 with AVX-512 it is max(x, 0) - |x| Q(|x|) with the tail Q = 1 - that function from polynomials of degree 5, whose
+    coefficients come from tables. Errors are relative to x, not to the result, as they are if erf is computed for itself.
+    """
+    value = Real(b, x, fmt)
+    if fmt is F32 and b.avx512:
+        a = value.magnitude(7.5)
+        shift = magic(fmt) / 2  # leaves halves in the low bits
+        shifted = a + shift
+        t, interval = a - (shifted - shift), shifted.bits()
+        *coefficients, tail = [interval.look_up(row) for row in _NORMAL_TAILS]
+        for coefficient in reversed(coefficients):
+            tail = tail.fma(t, coefficient)
+        return (-a).fma(tail, value.at_least(0.0)).v
+    half = value.at_least(-16.0) * 0.5  # so that what erf is off -1 far away is not multiplied
+    return (half * (Real(b, erf(b, (value * math.sqrt(0.5)).v, fmt), fmt) + 1.0)).v
 
 
 def _erfc_positive(magnitude: Real[V]) -> Real[V]:

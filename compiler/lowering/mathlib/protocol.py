@@ -28,13 +28,16 @@ class Builder(Protocol[V]):
 
     @property
     def avx512(self) -> bool:
-        """Whether `scale` and `table`, instructions of AVX-512, are there."""
+        """Whether `scale`, `table` and `magnitude`, instructions of AVX-512, are there."""
 
     def scale(self, x: V, n: V) -> V:
         """x times two to the power floor(n), n a float, rounded once."""
 
     def table(self, entries: Sequence[float], position: V) -> V:
         """One of 16 f32 numbers, by the last four bits of an i32."""
+
+    def magnitude(self, x: V, limit: float) -> V:
+        """|x|, or the limit where that is less or x is NaN."""
 
     def const(self, type: ScalarType, value: float | int) -> V: ...
 
