@@ -64,7 +64,7 @@ class Function:
 class LoopBuilder(MemoryBuilder):
     """Builds the functions of one module; see the module's text. `functions` holds those that are finished.
 
-    `fma`: the target multiplies and adds with one rounding; `avx512`: it has `scale`, `table` and `magnitude`. Operations
+    `fma`: the target multiplies and adds with one rounding; `avx512`: it has `scale`, `table` and `bounded`. Operations
     are made with `fastmath` (``fast`` changes it): contraction into FMA by default, nothing else. `location` goes to every
     operation.
     """

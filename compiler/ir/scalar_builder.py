@@ -113,9 +113,9 @@ class ScalarBuilder:
         """One of 16 f32 numbers, by the last four bits of an i32; where `avx512`."""
         return self.value(x86vector.Table(tuple(entries)), position)
 
-    def magnitude(self, x: Value, limit: float) -> Value:
-        """|x|, or the limit where that is less or x is NaN; where `avx512`."""
-        return self.value(x86vector.Magnitude(limit), x)
+    def bounded(self, x: Value, limit: float, unsigned: bool = False) -> Value:
+        """x if its magnitude is less than the limit, else the limit with the sign of x, if any; where `avx512`."""
+        return self.value(x86vector.Range(limit, unsigned), x)
 
     def sqrt(self, x: Value) -> Value:
         return self.value(math.Sqrt(), x)

@@ -16,8 +16,8 @@ from flambeau.compiler.targets.llvm_types import literal, llvm_type
 _CURRENT = 4
 
 
-#: Of vrangeps: the less of two magnitudes, without a sign.
-_LESS_MAGNITUDE = 0b1010
+#: Of vrangeps: the less of two magnitudes with the first operand's sign; and without a sign.
+_LESS_MAGNITUDE = {False: 0b0010, True: 0b1010}
 
 
 def _scale(body: Body, operation: Operation, definition: x86vector.Scale) -> None:
@@ -34,7 +34,7 @@ def _scale(body: Body, operation: Operation, definition: x86vector.Scale) -> Non
     _by_registers(body, operation.operands, result, lanes, one)
 
 
-def _magnitude(body: Body, operation: Operation, definition: x86vector.Magnitude) -> None:
+def _range(body: Body, operation: Operation, definition: x86vector.Range) -> None:
     (result,) = operation.results
     kind, lanes, mask, type = _register(result)
     element = scalar_of(result.type)
@@ -43,7 +43,7 @@ def _magnitude(body: Body, operation: Operation, definition: x86vector.Magnitude
     def one(parts: list[str]) -> str:
         return (
             f"call {type} @llvm.x86.avx512.mask.range.{kind}.512({type} {parts[0]}, {type} <{entries}>, "
-            f"i32 {_LESS_MAGNITUDE}, {type} zeroinitializer, {mask}, i32 {_CURRENT})"
+            f"i32 {_LESS_MAGNITUDE[definition.unsigned]}, {type} zeroinitializer, {mask}, i32 {_CURRENT})"
         )
 
     _by_registers(body, operation.operands, result, lanes, one)
@@ -125,5 +125,5 @@ def _by_registers(
 HANDLERS: dict[type[OpDef], Handler] = {
     x86vector.Scale: _scale,
     x86vector.Table: _table,
-    x86vector.Magnitude: _magnitude,
+    x86vector.Range: _range,
 }

@@ -77,15 +77,22 @@ class LlvmBuilder:
         return self.call("fma", x, y, z) if self.exact_fma else self.fadd(self.fmul(x, y), z)
 
     def scale(self, x: Value, n: Value) -> Value:
-        number = self.select(self.fcmp("oeq", n, n), n, self.const(n.type, 0.0))
+        known = self.fcmp("oeq", n, n)
+        number = self.floor(self.select(known, n, self.const(n.type, 0.0)))
+        low, high = (
+            self.const(n.type, limit) for limit in ((-900.0, 900.0) if x.type == "f32" else (-5e3, 5e3))
+        )
+        number = self.select(self.fcmp("olt", number, low), low, number)
+        number = self.select(self.fcmp("ogt", number, high), high, number)
         if x.type == "f64":
             self.declarations.add("declare double @llvm.ldexp.f64.i32(double, i32)")
             power = self.convert("fptosi", number, "i32")
-            return self.emit("f64", f"call double @llvm.ldexp.f64.i32(double {x.text}, i32 {power.text})")
+            scaled = self.emit("f64", f"call double @llvm.ldexp.f64.i32(double {x.text}, i32 {power.text})")
+            return self.select(known, scaled, n)
         # f64 has room for the product, so that only the conversion rounds.
         biased = self.iadd(self.convert("fptosi", number, "i64"), self.const("i64", 1023))
         power = self.bitcast(self.shl(biased, self.const("i64", 52)), "f64")
-        return self.fptrunc(self.fmul(self.fpext(x, "f64"), power), "f32")
+        return self.select(known, self.fptrunc(self.fmul(self.fpext(x, "f64"), power), "f32"), n)
 
     def table(self, entries: Sequence[float], position: Value) -> Value:
         values = ", ".join(f"float {self.const('f32', e).text}" for e in entries)
@@ -95,9 +102,12 @@ class LlvmBuilder:
         address = self.emit("ptr", f"getelementptr [16 x float], ptr {name}, i32 0, i32 {place.text}")
         return self.emit("f32", f"load float, ptr {address.text}")
 
-    def magnitude(self, x: Value, limit: float) -> Value:
+    def bounded(self, x: Value, limit: float, unsigned: bool = False) -> Value:
         a, bound = self.fabs(x), self.const(x.type, limit)
-        return self.select(self.fcmp("olt", a, bound), a, bound)
+        magnitude = self.select(self.fcmp("olt", a, bound), a, bound)
+        if unsigned:
+            return magnitude
+        return self.select(self.fcmp("uno", x, x), bound, self.copysign(magnitude, x))
 
     def sqrt(self, x: Value) -> Value:
         return self.call("sqrt", x)

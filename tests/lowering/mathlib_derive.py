@@ -70,11 +70,21 @@ def exponentials() -> None:
     polynomial("EXP_F32", "(exp(r) - 1 - r) / r**2", q, -half, half, 4, weight, single=True)
     polynomial("EXP_F64", "(exp(r) - 1 - r) / r**2", q, -half, half, 9, weight)
     polynomial("EXP_SHORT", "(exp(r) - 1 - r) / r**2", q, -half, half, 5, weight)
+    near = mp.log(2) / 32 * mp.mpf("1.01")
+    polynomial("EXP_NEAR_F32", "(exp(r) - 1 - r) / r**2", q, -near, near, 1, weight, single=True)
     q2: Function = lambda r: (mp.mpf(2) ** r - 1 - r * mp.log(2)) / r**2  # noqa: E731
     weight = lambda r: r * r / mp.mpf(2) ** r  # noqa: E731
     polynomial("EXP2_F32", "(2**r - 1 - r ln 2) / r**2", q2, -0.505, 0.505, 5, weight, single=True)
     polynomial("EXP2_F64", "(2**r - 1 - r ln 2) / r**2", q2, -0.505, 0.505, 10, weight)
     polynomial("EXP2_SHORT", "(2**r - 1 - r ln 2) / r**2", q2, -0.505, 0.505, 6, weight)
+    near = mp.mpf("1.01") / 32
+    slope: Function = lambda r: (mp.mpf(2) ** r - 1) / r  # noqa: E731
+    polynomial("EXP2_NEAR_F32", "(2**r - 1) / r", slope, -near, near, 2, lambda r: abs(r), single=True)
+    emit(
+        "ROOTS_OF_TWO_F32",
+        "2**(i / 16)",
+        [float(np.float32(float(mp.mpf(2) ** (mp.mpf(i) / 16)))) for i in range(16)],
+    )
     split("LN2_FULL_F32", mp.log(2), 2, 24, "ln 2", 24)
     split("LN2_FULL_F64", mp.log(2), 2, 53, "ln 2")
     split("LN2_F32", mp.log(2), 2, 15, "ln 2; times a 9-bit integer the first part is exact in f32", 24)

@@ -78,13 +78,15 @@ class NumpyBuilder:
         self.avx512 = avx512
 
     def scale(self, x: Array, n: Array) -> Array:
-        return np.ldexp(x, np.floor(np.nan_to_num(n)).astype(np.int32))
+        whole = np.floor(np.nan_to_num(np.clip(n, -5000, 5000))).astype(np.int32)
+        return np.where(np.isnan(n), n, np.ldexp(x, whole))
 
     def table(self, entries: Sequence[float], position: Array) -> Array:
         return np.asarray(entries, np.float32)[position & 15]
 
-    def magnitude(self, x: Array, limit: float) -> Array:
-        return np.fmin(np.abs(x), x.dtype.type(limit))
+    def bounded(self, x: Array, limit: float, unsigned: bool = False) -> Array:
+        magnitude = np.fmin(np.abs(x), x.dtype.type(limit))
+        return magnitude if unsigned else np.where(np.isnan(x), magnitude, np.copysign(magnitude, x))
 
     def const(self, type: str, value: float | int) -> Array:
         return np.asarray(value).astype(_DTYPES[type])

@@ -487,7 +487,7 @@ class ErfGelu(FloatFunction):
         return build.add(below, build.mul(x, density))
 
     def exact(self, x: Array) -> Array:
-        return 0.5 * np.maximum(x, -40) * (1 + vector(math.erf, x * math.sqrt(0.5)))
+        return np.asarray(np.maximum(x, -40) * (1 + vector(math.erf, x * math.sqrt(0.5))) / 2)
 
     def samples(self) -> Iterable[Sample]:
         # PyTorch gives NaN at both infinities.

@@ -40,12 +40,14 @@ class Table(LoopOp):
         return VectorType.get(positions.shape, f32) if isinstance(positions, VectorType) else f32
 
 
-class Magnitude(LoopOp):
-    """|x|, or `limit` where that is less or x is NaN; x is f32 or f64 (vrangeps, vrangepd)."""
+class Range(LoopOp):
+    """x where its magnitude is less than `limit`, else the limit with the sign of x, or without one if it is NaN; `unsigned`:
+    the magnitude of that. x is f32 or f64 (vrangeps, vrangepd)."""
 
     name = "x86vector.avx512.range"
     pure = True
     limit: float
+    unsigned: bool = False
 
     def infer(self, *operands: Type) -> Type:
         if len(operands) != 1 or not is_float(operands[0]):

@@ -63,7 +63,7 @@ def gelu(b: Builder[V], x: V, fmt: Format) -> V:
     """
     value = Real(b, x, fmt)
     if fmt is F32 and b.avx512:
-        a = value.magnitude(7.5)
+        a = value.bounded(7.5, unsigned=True)
         shift = magic(fmt) / 2  # leaves halves in the low bits
         shifted = a + shift
         t, interval = a - (shifted - shift), shifted.bits()

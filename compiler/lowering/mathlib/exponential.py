@@ -1,8 +1,9 @@
 """exp, exp2, expm1 and the pieces of exp that others use.
 
 Method: x = n ln 2 + r with |r| <= ln(2) / 2 (Cody and Waite 1980, two-part ln 2), exp(r) = 1 + r + r**2 q(r), and 2**n
-from its exponent field, in two factors so that subnormal results and the last binade come out right (AVX-512 has an
-instruction for that). n is made by adding 1.5 * 2**mantissa, which leaves it in the low bits: no conversion to integer,
+from its exponent field, in two factors so that subnormal results and the last binade come out right. AVX-512 has an
+instruction for that, which takes the floor of n: in f32 n is a multiple of 1/16 there, and a table of 16 powers gives the
+rest. n is made by adding 1.5 * 2**mantissa, which leaves it in the low bits: no conversion to integer,
 so NaN needs no care.
 """
 
@@ -80,22 +81,42 @@ def scaled_exp(w: Real[V], t: Real[V]) -> Real[V]:
 def exp(b: Builder[V], x: V, fmt: Format) -> V:
     """e**x."""
     value = Real(b, x, fmt)
-    value = value.at_least(-104.0).at_most(89.0) if fmt is F32 else value.at_least(-746.0).at_most(710.0)
     if b.avx512:
-        shift = magic(fmt)
-        n = value.fma(LOG2_E, shift) - shift
-        return (expm1_reduced(after_multiples(value, n)) + 1.0).scale(n).v
+        shift = magic(fmt) / _ROOTS[fmt]
+        t = value.fma(LOG2_E, shift)
+        n = t - shift
+        # Far away, where n decides alone, r may be anything, or NaN: it is bounded then, which leaves NaN to n.
+        r = after_multiples(value, n).bounded(0.5)
+        if fmt is F64:
+            return (expm1_reduced(r) + 1.0).scale(n).v
+        return _times_root(t, (r * r).fma(horner(r, table.EXP_NEAR_F32), r)).scale(n).v
+    value = value.at_least(-104.0).at_most(89.0) if fmt is F32 else value.at_least(-746.0).at_most(710.0)
     t, r = reduce_exp(value, 2 * fmt.bias)
     return scaled_exp(expm1_reduced(r), t).v
+
+
+#: Into how many parts AVX-512 divides a binade: f32 has the powers of two between in a register.
+_ROOTS = {F32: 16, F64: 1}
+
+
+def _times_root(t: Real[V], w: Real[V]) -> Real[V]:
+    """2**(i / 16) (1 + w) for t with i in its last four bits."""
+    root = t.bits().look_up(table.ROOTS_OF_TWO_F32)
+    return root.fma(w, root)
 
 
 def exp2(b: Builder[V], x: V, fmt: Format) -> V:
     """2**x: x = n + r exactly, 2**r = 1 + r ln 2 + r**2 q(r) with ln 2 in two parts."""
     value = Real(b, x, fmt)
-    value = value.at_least(-151.0).at_most(129.0) if fmt is F32 else value.at_least(-1076.0).at_most(1025.0)
     if b.avx512:
-        n = (value + magic(fmt)) - magic(fmt)
-        return (exp2m1_reduced(value - n) + 1.0).scale(n).v
+        shift = magic(fmt) / _ROOTS[fmt]
+        t = value + shift
+        n = t - shift
+        r = (value - n).bounded(0.5)
+        if fmt is F64:
+            return (exp2m1_reduced(r) + 1.0).scale(n).v
+        return _times_root(t, r * horner(r, table.EXP2_NEAR_F32)).scale(n).v
+    value = value.at_least(-151.0).at_most(129.0) if fmt is F32 else value.at_least(-1076.0).at_most(1025.0)
     shift = magic(fmt) + 2 * fmt.bias
     t = value + shift
     r = value - (t - shift)

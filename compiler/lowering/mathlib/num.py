@@ -163,9 +163,10 @@ class Real(Generic[V]):
         """self * 2**n for a whole n, rounded once; where the builder has `avx512`."""
         return self._make(self.b.scale(self.v, n.v))
 
-    def magnitude(self, limit: float) -> Real[V]:
-        """Its absolute value, or ``limit`` where that is less or it is NaN; where the builder has `avx512`."""
-        return self._make(self.b.magnitude(self.v, limit))
+    def bounded(self, limit: float, unsigned: bool = False) -> Real[V]:
+        """Between -``limit`` and ``limit``, or its absolute value below that; the limit for NaN. Where the builder has
+        `avx512`."""
+        return self._make(self.b.bounded(self.v, limit, unsigned))
 
     def sqrt(self) -> Real[V]:
         return self._make(self.b.sqrt(self.v))

@@ -28,7 +28,7 @@ class Builder(Protocol[V]):
 
     @property
     def avx512(self) -> bool:
-        """Whether `scale`, `table` and `magnitude`, instructions of AVX-512, are there."""
+        """Whether `scale`, `table` and `bounded`, instructions of AVX-512, are there."""
 
     def scale(self, x: V, n: V) -> V:
         """x times two to the power floor(n), n a float, rounded once."""
@@ -36,8 +36,9 @@ class Builder(Protocol[V]):
     def table(self, entries: Sequence[float], position: V) -> V:
         """One of 16 f32 numbers, by the last four bits of an i32."""
 
-    def magnitude(self, x: V, limit: float) -> V:
-        """|x|, or the limit where that is less or x is NaN."""
+    def bounded(self, x: V, limit: float, unsigned: bool = False) -> V:
+        """x if its magnitude is less than the limit, else the limit with the sign of x; the limit if x is NaN. `unsigned`: the
+        magnitude of that."""
 
     def const(self, type: ScalarType, value: float | int) -> V: ...
 
