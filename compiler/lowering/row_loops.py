@@ -148,7 +148,7 @@ class Row:
         """Places on the stack for values that later loops read, and that are no results."""
         for stage in self.stages:
             if stage.role == "full" and stage.value not in self.results and read_later(self.stages, stage):
-                self._give_row_buffer(stage.value)
+                self.row_buffers[stage.value] = self.stack_row(stage.value)
 
     def level(self, level: int) -> None:
         """One loop over the row, and what is known after it."""
@@ -166,7 +166,8 @@ class Row:
 
         return known
 
-    def _give_row_buffer(self, value: Value) -> None:
+    def stack_row(self, value: Value) -> Value:
+        """Room on the stack for a row of a value."""
         sizes = [d for a in self.domain.inner if isinstance(d := self.domain.shape[a], int)]
         assert len(sizes) == len(self.domain.inner), "values kept in a row have static rows: fuse sees to it"
         element, b = tensor_of(value).element, self.ctx.b
@@ -174,7 +175,7 @@ class Row:
         # a page, and buffers in the middle.
         middle = PAGE // 2 // element.itemsize
         room = b.alloca((math.prod(sizes) + middle,), element, PAGE)
-        self.row_buffers[value] = b.subview(room, middle, sizes)
+        return b.subview(room, middle, sizes)
 
     def position(self, inner: tuple[Index, ...]) -> tuple[Index, ...]:
         """The domain's index from the row and the position in it."""

@@ -38,7 +38,7 @@ def lower_rows(ctx: LoweringContext, values: Sequence[Value], domain: RowDomain,
 
     def emit(past: frozenset[Value]) -> None:
         if past and joined == 1 and overlaps(ctx, index, stages, domain):
-            lower_overlapping(ctx, stages, domain, results, past)
+            lower_overlapping(ctx, index, stages, domain, results, past)
             return
         with ctx.rows(rows, product(domain.shape) * cost) as row:
             code = Row(ctx, stages, domain, row, inner, results, past, joined)

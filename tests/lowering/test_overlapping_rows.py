@@ -12,7 +12,7 @@ from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.composites_norm import LogSoftmax, Softmax
 from flambeau.compiler.ir.core import Graph, Value, create
 from flambeau.compiler.ir.types import f32, tensor
-from flambeau.compiler.lowering import rows, streaming
+from flambeau.compiler.lowering import overlapping_rows, rows, streaming
 from flambeau.compiler.targets.machine import host_target
 from flambeau.execution import ArrayExecutable
 from flambeau.runtime import threads
@@ -89,3 +89,26 @@ def test_the_same_numbers(
             )
     finally:
         threads.set_num_threads(before)
+
+
+def test_what_the_last_loop_reads_again_comes_from_the_stack() -> None:
+    """As in a log_softmax of many rows."""
+    shape = (4096, 4096)
+    x = Value(tensor(shape, f32))
+    made: list[int] = []
+    original = overlapping_rows._Overlapping._read_twice
+
+    def spy(self: overlapping_rows._Overlapping) -> list[Value]:
+        found = original(self)
+        made.append(len(found))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch, options.override(cache_dir="off"):
+        patch.setattr(overlapping_rows._Overlapping, "_read_twice", spy)
+        run = ArrayExecutable(Graph([x], [create(LogSoftmax(1), x).result]))
+    assert made == [1]
+    array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    wide = array.astype(np.float64)
+    wide -= wide.max(1, keepdims=True)
+    exact = wide - np.log(np.exp(wide).sum(1, keepdims=True))
+    np.testing.assert_allclose(run([array])[0], exact, rtol=1e-6, atol=1e-6)
