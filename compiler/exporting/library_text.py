@@ -40,9 +40,10 @@ class LibraryText:
     """One library's contents.
 
     `data` are objects with embedded tensors; `places`: addresses of embedded parameters by their number, and `state_places`
-    of the state's first content. `read_offsets`: where parameters lie in the memory that a handle has of `file`: in the file's
-    order; or, where `preparation` (of `compilation`) is compiled into the library, `used` weights and then what it makes.
-    `prepared`: what a preparation has made already, of embedded weights.
+    of the state's first content. `read_offsets`: where parameters lie in the memory, of `kept_bytes`, that a handle has of
+    `file`: the file's tensors; or, where `preparation` is compiled into the library, what it makes, behind the file's tensors
+    (`keeps_file`: most of them are `used` themselves) or behind those that are used. `prepared`: what a preparation has made
+    already, of embedded weights.
     """
 
     def __init__(
@@ -62,24 +63,15 @@ class LibraryText:
         self.places: dict[int, str] = {}
         self.prepared_offsets: list[int] = []
         self.preparation_constants: list[str] = []
-        self.kept_bytes = 0
+        self.kept_bytes, self.keeps_file = 0, True
         #: Bytes of what the code reads of weights and literals.
         self.weight_bytes = sum(a.nbytes for a in (*self.used.values(), *prepared, *c.constants))
         behind = len(c.graph.parameters)
         if preparation is not None:
-            for number, array in self.used.items():
-                self.read_offsets[number] = self._keep(array.nbytes)
-            for size in map(byte_size, preparation.graph.results):
-                assert isinstance(size, int), "weights have known sizes"
-                self.read_offsets[behind + len(self.prepared_offsets)] = self.kept_bytes
-                self.prepared_offsets.append(self._keep(size))
-                self.weight_bytes += size
-            self.preparation_constants = [self.data.add(a) for a in preparation.constants]
+            self._prepare(preparation)
             behind += len(self.prepared_offsets)
         elif file is not None:
-            self.kept_bytes = file.data_bytes
-            for number, (label, _) in enumerate(roles.weights, len(roles.inputs)):
-                self.read_offsets[number] = file.offsets[label]
+            self._keep_file()
         else:
             self.places = {n: self.data.add(a) for n, a in self.used.items()}
         for number, array in enumerate([*prepared, *c.constants], behind):
@@ -90,6 +82,30 @@ class LibraryText:
             self.state_offsets.append(self.state_bytes)
             self.state_bytes += int(aligned(array.nbytes))  # type: ignore[arg-type]
         self.state_places = [] if file is not None else [self.data.add(a) for _, a in roles.state]
+
+    def _keep_file(self) -> None:
+        assert self.file is not None
+        self.kept_bytes = self.file.data_bytes
+        for number, (label, _) in enumerate(self.roles.weights, len(self.roles.inputs)):
+            self.read_offsets[number] = self.file.offsets[label]
+
+    def _prepare(self, preparation: Compilation) -> None:
+        """Places for what is kept of a file's tensors and made of them."""
+        assert self.file is not None
+        self.keeps_file = 2 * sum(a.nbytes for a in self.used.values()) >= self.file.data_bytes
+        if self.keeps_file:
+            self._keep_file()
+            self.kept_bytes = int(aligned(self.kept_bytes))  # type: ignore[arg-type]
+        else:
+            for number, array in self.used.items():
+                self.read_offsets[number] = self._keep(array.nbytes)
+        behind = len(self.c.graph.parameters)
+        for number, size in enumerate(map(byte_size, preparation.graph.results), behind):
+            assert isinstance(size, int), "weights have known sizes"
+            self.read_offsets[number] = self._keep(size)
+            self.prepared_offsets.append(self.read_offsets[number])
+            self.weight_bytes += size
+        self.preparation_constants = [self.data.add(a) for a in preparation.constants]
 
     def _keep(self, nbytes: int) -> int:
         offset = self.kept_bytes

@@ -74,7 +74,6 @@ def create(lib: LibraryText) -> str:
             "  %unprepared = icmp ne i32 %prepared, 0",
             "  br i1 %unprepared, label %undo, label %ready",
             "ready:",
-            "  call void @fb.free(ptr %data)",
         ]
         causes.append("[ %prepared, %have ]")
     lines += [
@@ -127,6 +126,7 @@ def _reader(lib: LibraryText) -> str:
     """`fb.read(path, out)`: the tensors' bytes of a weights file in new memory; a status. Nothing is kept if it fails."""
     assert lib.file is not None
     head, data = len(lib.file.header), lib.file.data_bytes
+    room = max(head, lib.kept_bytes if lib.keeps_file else data)
     unreadable, memory = int(abi.Status.WEIGHTS_UNREADABLE), int(abi.Status.OUT_OF_MEMORY)
     return "\n".join(
         [
@@ -138,7 +138,7 @@ def _reader(lib: LibraryText) -> str:
             "  %closed = icmp eq ptr %file, null",
             "  br i1 %closed, label %refuse, label %room",
             "room:",
-            f"  %memory = call ptr @fb.alloc(i64 {max(head, data)})",
+            f"  %memory = call ptr @fb.alloc(i64 {room})",
             "  %full = icmp eq ptr %memory, null",
             "  br i1 %full, label %close, label %head",
             "head:",

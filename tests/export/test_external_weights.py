@@ -46,7 +46,7 @@ class Normed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.norm = nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32)
-        self.second, self.out = nn.Conv2d(32, 32, 3, padding=1), nn.Linear(32, 40)
+        self.second, self.out = nn.Conv2d(32, 32, 3, padding=1), nn.Linear(32, 130)
         self.norm.running_var.fill_(0.3)
 
     def forward(self, x: fb.Tensor) -> fb.Tensor:
@@ -54,14 +54,26 @@ class Normed(nn.Module):
         return self.out(x.flatten(2).transpose(1, 2).reshape(-1, 32))
 
 
+class Wide(Normed):
+    """Most of its weights are read as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(130, 3000)
+
+    def forward(self, x: fb.Tensor) -> fb.Tensor:
+        return self.last(super().forward(x)[:100])
+
+
 @pytest.mark.parametrize("threads", [1, 3])
-def test_weights_are_prepared_by_the_handle(tmp_path: Path, threads: int) -> None:
+@pytest.mark.parametrize("kind", [Normed, Wide])
+def test_weights_are_prepared_by_the_handle(tmp_path: Path, kind: type[nn.Module], threads: int) -> None:
     """The same bits as with embedded weights, which are prepared when the library is made; also after a replacement."""
     x = np.random.default_rng(1).standard_normal((2, 3, 28, 28)).astype(np.float32)
     paths = {}
     for seed in (0, 1):
         fb.manual_seed(seed)
-        exported = fb.export(Normed().eval(), (fb.from_numpy(x),))
+        exported = fb.export(kind().eval(), (fb.from_numpy(x),))
         assert exported.library().compilation.preparation is not None
         paths[seed] = [
             exported.save(tmp_path / f"net{seed}_{kind}.so", weights=kind)
