@@ -19,6 +19,7 @@ from flambeau.compiler.ir import interpreter
 from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild, untraced
 from flambeau.recent import Recent
 from flambeau.reverse import Meta, reverse
+from flambeau.sizes import Family, Form, generalised
 from flambeau.tape import INSIDE, Recorded
 
 Executable = Callable[[list[Any]], list[Any]]
@@ -72,6 +73,7 @@ class Route:
 
 
 _PLANS: Recent[Any, Plan] = Recent(1024)
+_FAMILIES: Recent[Any, Family] = Recent(256)
 
 
 def planned(wanted: list[Value]) -> tuple[Plan, list[Value], list[Any], list[Value]]:
@@ -81,8 +83,7 @@ def planned(wanted: list[Value]) -> tuple[Plan, list[Value], list[Any], list[Val
     key = found, options.current().code
     plan = _PLANS.get(key)
     if plan is None:
-        statistics.compilations += 1
-        plan = _PLANS[key] = _plan(wanted, numbers, leaves)
+        plan = _PLANS[key] = _plan(found, wanted, numbers, leaves)
     else:
         statistics.hits += 1
     by_number = list(numbers)
@@ -178,14 +179,39 @@ def structure(wanted: Sequence[Value]) -> tuple[Any, dict[Value, int], list[Valu
     return (tuple(parts), tuple([numbers[v] for v in wanted])), numbers, leaves, contents
 
 
-def _plan(wanted: list[Value], numbers: dict[Value, int], leaves: list[Value]) -> Plan:
+def _plan(found: Any, wanted: list[Value], numbers: dict[Value, int], leaves: list[Value]) -> Plan:
+    """The plan of a structure that is new, but perhaps in its sizes alone."""
+    parts, targets = found
+    rest = [part[1:] if isinstance(part, tuple) else None for part in parts]
+    known = set(leaves)
+    operations = list(dict.fromkeys([v.owner for v in numbers if v not in known and v.owner is not None]))
+    form = Form(leaves, operations, (tuple(rest), targets))
+    key = form.key, options.current().code
+    family = _FAMILIES.get(key)
+    if family is None:
+        family = _FAMILIES[key] = Family()
+    plan: Plan | None = family.find(form.numbers)
+    if plan is not None:
+        statistics.hits += 1
+        return plan
+    statistics.compilations += 1
     kept = _read_by_derivatives(wanted, numbers)
+    keep = tuple([numbers[v] for v in kept])
+    python = any(isinstance(o.definition, CustomGradient) for o in operations)
+    pattern = None if python or options.current().interpret else family.pattern(form)
     with not_recording():
+        if pattern is not None:
+            try:
+                plan = Plan(compiled(generalised(leaves, operations, wanted + kept, pattern)), keep)
+                family.add(pattern, plan)
+                return plan
+            except Exception as error:  # whatever a symbolic size does to some rule: one size at a time, then
+                explain(f"a graph is compiled for each size: {error}")
+                family.add(pattern, None)
         graph = Graph(leaves, wanted + kept)
         # Parameters of their own: a leaf that requires grad keeps its history, which the compiler must not see.
         graph = rebuild(graph, without_python, [Value(v.type) for v in leaves])
-        executable = compiled(graph)
-    return Plan(executable, tuple([numbers[v] for v in kept]))
+        return Plan(compiled(graph), keep)
 
 
 def without_python(operation: Operation, operands: tuple[Value, ...]) -> Sequence[Value] | None:
