@@ -93,7 +93,7 @@ class Direct(Tiles):
         b, s, lanes = self.b, self.s, self.s.lanes
         left, right, panels = self.p.a.plain, self.p.b.plain, self.p.b.panels
         assert left is not None
-        in_panels = None if panels is None else panel_reader(b, panels, place, lanes)
+        in_panels = None if panels is None else panel_reader(b, panels, place, lanes, not s.ahead)
         masks = [self.column_mask(place.valid_columns, v) for v in range(place.vectors)]
         rows = existing(place.i, place.rows, place.valid_rows)
 
@@ -135,11 +135,44 @@ class Direct(Tiles):
             b.vector_store(x, tile, (at * lanes,))
 
     def _fetch_next(self, place: Place) -> Callable[[Index], None] | None:
-        """What an iteration over K does besides: prefetch its share of the next batch element's operands, and what the epilogue
-        works on."""
+        """What an iteration over K does besides: prefetch its share of what is multiplied next, and what the
+        epilogue works on."""
         p, s = self.p, self.s
         if not s.ahead:
             return None
+        fetch = self._next_panel(place) if p.b.panels is not None else self._next_in_batch(place)
+
+        def ask(iteration: Index) -> None:
+            fetch(place.first // s.unroll + iteration)
+            if p.touches is not None:
+                self.ask_for_epilogue(place, iteration)
+
+        return ask
+
+    def _next_panel(self, place: Place) -> Callable[[Index], None]:
+        """A share of B's next panel, which a task's tiles fetch together."""
+        b, p, s, panels = self.b, self.p, self.s, self.p.b.panels
+        m, n, k = p.m, p.n, p.k
+        assert panels is not None and isinstance(m, int) and isinstance(n, int) and isinstance(k, int)
+        iterations = max(1, k // s.unroll)
+        total = -(-min(m, s.task_rows) // s.rows) * iterations
+        tile = place.i % s.task_rows // s.rows
+        following = (place.j // panels.width + 1) % -(-n // panels.width)
+        vectors = panels.width // s.lanes
+        each = -(-k * vectors // total)
+
+        def ask(iteration: Index) -> None:
+            number = (tile * iterations + iteration) * each
+            for at in range(each):
+                deep, v = (number + at) // vectors, (number + at) % vectors
+                where = panels.at(place.batch, following, deep, v * s.lanes)
+                b.prefetch(panels.buffer, where, locality=2)
+
+        return ask
+
+    def _next_in_batch(self, place: Place) -> Callable[[Index], None]:
+        """A share of the next batch element's operands."""
+        p, s = self.p, self.s
         m, n, k = p.m, p.n, p.k
         assert isinstance(m, int) and isinstance(n, int) and isinstance(k, int)
         iterations = max(1, k // s.unroll)
@@ -150,12 +183,9 @@ class Direct(Tiles):
         batch = [at + 1 if number == axis else at for number, at in enumerate(place.batch)]
 
         def ask(iteration: Index) -> None:
-            number = tile * iterations + place.first // s.unroll + iteration
             for operand, extent in ((p.a, m), (p.b, n)):
                 if operand.plain is not None:
-                    self._ask(operand.plain, batch, extent, number, total)
-            if p.touches is not None:
-                self.ask_for_epilogue(place, iteration)
+                    self._ask(operand.plain, batch, extent, tile * iterations + iteration, total)
 
         return ask
 

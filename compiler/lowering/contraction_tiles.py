@@ -305,12 +305,16 @@ def relative(buffer: Buffer, problem: Contraction, i0: Index, j0: Index, columns
     return Plain(buffer, problem.accumulator, lambda _, m, n: ((m - i0) * columns + n - j0,), unit_depth=True)
 
 
-def panel_reader(b: Emitter, panels: Panels, place: Place, lanes: int) -> Callable[[int, Index], Value]:
-    """Vectors of the panel at the place's column, for k from the place's first on."""
+def panel_reader(
+    b: Emitter, panels: Panels, place: Place, lanes: int, foresee: bool = True
+) -> Callable[[int, Index], Value]:
+    """Vectors of the panel at the place's column, for k from the place's first on. `foresee`: those some k later are
+    asked for."""
 
     def read(v: int, k: Index) -> Value:
         panel, deep = place.j // panels.width, place.first + k
-        b.prefetch(panels.buffer, panels.at(place.batch, panel, deep + FORESEEN, v * lanes), locality=2)
+        if foresee:
+            b.prefetch(panels.buffer, panels.at(place.batch, panel, deep + FORESEEN, v * lanes), locality=2)
         at = panels.at(place.batch, panel, deep, v * lanes)
         x = b.vector_load(panels.buffer, at, lanes * panels.group)
         return x if panels.word is None else panels.word(b, x)

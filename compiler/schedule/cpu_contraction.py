@@ -49,6 +49,8 @@ WORDS_DEEPER = 3
 WORDS_DOT = 16
 #: CPUs, by LLVM's names, that compute vectors of 512 bits in two steps of 256.
 HALVING = ("znver4",)
+#: Parts that rows are cut into beside a B in panels, if these have so many tiles.
+PANEL_PARTS, PANEL_TILES = 4, 8
 #: Multiply-adds that a task should have at least.
 TASK_WORK = 1 << 18
 
@@ -70,7 +72,8 @@ class ContractionSchedule:
     """`rows` x `vectors * lanes` is the register tile; `block_k` the depth of a packed panel; a task of the parallel
     loop covers `task_rows` x `task_columns` of the result; in the scheme *packed*, B is packed `across` columns at a
     time. With `ahead` the next block of it is fetched from memory meanwhile; in the schemes *direct* and *panel*, the next
-    batch element. In the schemes *direct* and *dot*, the rows of B's memory that come `foresee` rows later are asked for."""
+    batch element, or B's next panel. In the schemes *direct* and *dot*, the rows of B's memory that come `foresee` rows later
+    are asked for."""
 
     scheme: Scheme
     lanes: int
@@ -196,7 +199,7 @@ def _one(
         return _from_panels(m, n, k, size, lanes, a, b.panel, cpu, words)
     streams, far = en * ek * size > cpu.l2 // 2, en * ek * size > 2 * cpu.l2
     if words and a.unit_depth and b.unit_depth and ek >= lanes and (em <= WORDS_DOT or en <= 4):
-        return _streams(em, ek, size, lanes, cpu) if em <= 4 and far else _dot(em, en, lanes, cpu)
+        return _streams(em, ek, size, lanes, cpu) if em <= 4 and far else _dot(em, en, ek, lanes, cpu)
     if streams and em > STREAMED_ROWS and isinstance(k, int) and _spread(m, n, k, size, a, b, cpu):
         rows, wide = dividing(m, rows), vectors * lanes
         down = balanced(-(-em // rows), SPREAD_DOWN)
@@ -212,7 +215,7 @@ def _one(
         if em <= 4 and far and ek >= 8 * lanes:
             return _streams(em, ek, size, lanes, cpu)
         if min(em, en) <= 32 and (em <= 4 or en <= 4 or ek >= 4 * lanes):
-            return _dot(em, en, lanes, cpu)
+            return _dot(em, en, ek, lanes, cpu)
     if a.plain and b.plain and b.unit_row and streams and isinstance(m, int) and m <= STREAMED_ROWS:
         return _streaming(m, size, rows, vectors * lanes, lanes, far)
     if a.plain and b.plain and b.unit_row and not streams:
@@ -363,12 +366,18 @@ def panel_width(
         return 0
     if isinstance(m, int) and m <= 4 and not words:
         return 0  # each element is used so seldom that reading it in order is all that counts
-    if transposed and not words and isinstance(m, int) and m <= FEW_ROWS:
+    if transposed and not words and isinstance(m, int) and 0.95 * -(-m // lanes) * lanes <= m <= FEW_ROWS:
         streams = n * k * accumulator.itemsize > cpu.l2 // 2
         as_it_lies = OperandFacts(plain=True, unit_row=False, unit_depth=True)
         if _few(m, n, k, accumulator.itemsize, lanes, as_it_lies, streams, cpu) is not None:
-            # Within 1 % of what panels give, and packing takes more than a run: GPT-2's first call 450 ms instead of 850.
+            # Within 1 % of what panels give where rows fill vectors, and packing takes more than a run: GPT-2's first
+            # call 450 ms instead of 850.
             return 0
+    across = -(-n // lanes)
+    if (
+        not words
+    ):  # of a last panel, only vectors with columns are computed; three load less for each multiplication
+        return (across if across < 3 else 2 if across == 4 else 3) * lanes
 
     def computed(vectors: int) -> int:
         rows = _panel_rows(m, vectors, cpu)
@@ -386,6 +395,12 @@ def _panel_rows(m: Index, vectors: int, cpu: CpuShape) -> int:
     return balanced(m, most) if isinstance(m, int) else most
 
 
+def _summing_rows(m: Index, vectors: int, cpu: CpuShape) -> int:
+    """The same where the totals of chains have to fit beside the sums: 8 x 2, not 12 x 2."""
+    registers = min(cpu.registers, 9 * vectors + 1) if vectors > 1 else cpu.registers
+    return _panel_rows(m, vectors, replace(cpu, registers=registers))
+
+
 def _from_panels(
     m: Index,
     n: Index,
@@ -398,15 +413,21 @@ def _from_panels(
     words: bool,
 ) -> ContractionSchedule:
     """B is packed already. If A lies in memory it is read there: some rows of it, over all of K, stay in L2 while B's
-    panels pass by. (That its rows may meet in the same sets of L1 costs less than packing it or cutting K.)"""
+    panels pass by, each of which is fetched while the one before is used, if there is room for it. (That its rows may meet in
+    the same sets of L1 costs less than packing it or cutting K.)"""
     vectors = width // lanes
-    rows = _fitting_rows(m, vectors, cpu) if words else _panel_rows(m, vectors, cpu)
+    rows = _fitting_rows(m, vectors, cpu) if words else _summing_rows(m, vectors, cpu)
     em, ek = _assume(m), _assume(k)
     fitting = cpu.l2 // 2 // (ek * size)
     if a.plain and isinstance(k, int) and fitting >= min(em, rows):
-        task_rows = rows * balanced(-(-em // rows), max(1, fitting // rows))
+        down = -(-em // rows)
+        # Some parts of the rows, so that a thread finds in its own caches what it made of them before.
+        tiles = max(1, min(fitting // rows, max(PANEL_TILES, -(-down // PANEL_PARTS))))
+        task_rows = rows * balanced(down, tiles)
         task_columns = width * max(1, TASK_WORK // (task_rows * width * k))
-        return ContractionSchedule("direct", lanes, rows, vectors, k, task_rows, task_columns)
+        known = isinstance(m, int) and isinstance(n, int) and k > UNROLL
+        ahead = known and down >= 4 and (min(em, task_rows) + 2 * width) * k * size <= cpu.l2
+        return ContractionSchedule("direct", lanes, rows, vectors, k, task_rows, task_columns, ahead=ahead)
     block_k = max(UNROLL, cpu.l1 * 9 // 16 // (rows * size)) * (WORDS_DEEPER if words else 1)
     if isinstance(k, int):
         block_k = balanced(k, block_k)
@@ -421,13 +442,14 @@ def _even(extent: Index, tile: int, most: int) -> int:
     return most if isinstance(extent, Dim) else balanced(max(1, -(-extent // tile)), most)
 
 
-def _dot(m: int, n: int, lanes: int, cpu: CpuShape) -> ContractionSchedule:
+def _dot(m: int, n: int, k: int, lanes: int, cpu: CpuShape) -> ContractionSchedule:
     """Vectors run along K, each result ends in a sum over lanes: both operands are read as they lie."""
     rows = balanced(m, 6 if n > 1 else 8)
     columns = max(1, min(n, 8 if rows == 1 else 4, _accumulators(cpu) // rows))
     if n == 1:
         return ContractionSchedule("dot", lanes, rows, 1, 0, 8 * rows, 1, 2)
-    return ContractionSchedule("dot", lanes, rows, columns, 0, max(m, 1), 16 * columns, 2)
+    down = balanced(-(-max(m, 1) // rows), -(-TASK_WORK // (rows * min(n, 16 * columns) * k)))
+    return ContractionSchedule("dot", lanes, rows, columns, 0, rows * down, 16 * columns, 2)
 
 
 def _streams(m: int, k: int, size: int, lanes: int, cpu: CpuShape) -> ContractionSchedule:

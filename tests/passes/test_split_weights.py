@@ -86,9 +86,11 @@ def test_products_read_panels() -> None:
     same(packed, [w])
 
 
-@pytest.mark.parametrize(("rows", "transposed", "count"), [(40, 1, 0), (40, 0, 1), (200, 1, 1), (40, 2, 1)])
+@pytest.mark.parametrize(
+    ("rows", "transposed", "count"), [(48, 1, 0), (40, 1, 1), (48, 0, 1), (200, 1, 1), (48, 2, 1)]
+)
 def test_few_rows_read_transposed_weights_as_they_lie(rows: int, transposed: int, count: int) -> None:
-    """`transposed` times; panels would be as fast, once they are made."""
+    """`transposed` times; panels would be as fast, once they are made, but where rows do not fill vectors."""
     x, w = Value(tensor((rows, 200), f32)), Value(tensor((128, 200) if transposed == 1 else (200, 128), f32))
     right = w
     for _ in range(transposed):
