@@ -298,7 +298,7 @@ _EXECUTABLES: Recent[tuple[Graph, int, Any], Any] = Recent(512)
 #: Calls in a row, each with other weights than the last, after which it is better to prepare nothing.
 RENEWALS = 4
 #: Bytes of results up to which their memory stays with their entry.
-SPARED = 1 << 20
+SPARED = 1 << 18
 #: Entries of one signature, which differ in what they found in the cells that they read; the last ones are kept.
 ENTRIES = 8
 _CHANGING: weakref.WeakSet[Cell] = weakref.WeakSet()
