@@ -20,6 +20,8 @@ Scheme = Literal["direct", "panel", "dot", "packed", "few"]
 UNROLL = 4
 #: Bytes within which the hardware foresees what is read next.
 PAGE = 4096
+#: Of a cache line.
+LINE = 64
 #: Columns of B that are packed at a time, in tasks: together two of these fill a core's L2, so what is packed is still in
 #: L2 or L3 when it is read. More would go to memory and come back where N is large (a vocabulary).
 PACKED_TASKS = 4
@@ -220,9 +222,13 @@ def _one(
         return _streaming(m, size, rows, vectors * lanes, lanes, far)
     if a.plain and b.plain and b.unit_row and not streams:
         rows = dividing(m, rows)
-        return ContractionSchedule(
-            "direct", lanes, rows, vectors, 512, *_tasks(em, en, ek, rows, vectors * lanes)
-        )
+        down, wide = _tasks(em, en, ek, rows, vectors * lanes)
+        if not a.unit_depth:
+            # A line of A, which may be gone by the next task, has rows of several tiles.
+            more = max(down, rows * -(-LINE // (rows * size))), max(wide, 2 * vectors * lanes)
+            if em // more[0] * (en // more[1]) >= TASKS:
+                down, wide = more
+        return ContractionSchedule("direct", lanes, rows, vectors, 512, down, wide)
     if b.plain and b.unit_row and streams and isinstance(m, int) and m <= FEW and isinstance(n, int):
         return _fetching(m, n, k, size, lanes, cpu)
     if a.plain and b.plain and a.unit_depth and isinstance(k, int) and em > FEW_ROWS:
