@@ -21,7 +21,7 @@ from flambeau.compiler.dialects.graph.composites_norm import Softmax
 from flambeau.compiler.dialects.graph.oracle import F
 from flambeau.compiler.dialects.graph.random_bits import RngBitGenerator, random_bits
 from flambeau.compiler.ir.core import Value, apply
-from flambeau.compiler.ir.types import TensorType, i64, tensor
+from flambeau.compiler.ir.types import TensorType, f64, i64, tensor
 
 
 class Linear(Composite):
@@ -247,10 +247,11 @@ class CrossEntropy(Composite):
             )
         if self.reduction == "none":
             return narrow(loss, element)
-        total = build.reduce_sum(loss)
-        return narrow(
-            total if self.reduction == "sum" else build.div(total, build.reduce_sum(weight)), element
-        )
+        # In f64: the number that training is judged by errs no more than the rows' own, however many they are.
+        total = build.reduce_sum(build.convert(loss, f64))
+        if self.reduction == "mean":
+            total = build.div(total, build.convert(build.reduce_sum(weight), f64))
+        return build.convert(total, element)
 
     def vjp(self, ct: Value, *operands: Value, result: Value) -> tuple[Value | None, ...]:
         logits, axis, safe, counts, weight, weights = self._parts(operands)
