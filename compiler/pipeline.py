@@ -16,15 +16,16 @@ from flambeau.compiler import options
 from flambeau.compiler.diagnostics import CompilationError
 from flambeau.compiler.dialects.graph.constants import Constant
 from flambeau.compiler.ir.core import Graph, Operation, Value, rebuild
-from flambeau.compiler.ir.dims import Dim, Index, Symbol, evaluate
+from flambeau.compiler.ir.dims import Dim, Index, Symbol, evaluate, of_symbol
 from flambeau.compiler.lowering.context import tensor_of
 from flambeau.compiler.lowering.kernels import LoweredKernel, lower_kernel
+from flambeau.compiler.passes.any_size import shared
 from flambeau.compiler.passes.block_convolutions import block_convolutions
 from flambeau.compiler.passes.decompose import decompose
 from flambeau.compiler.passes.expand_depthwise import expand_depthwise
 from flambeau.compiler.passes.fold_scales import fold_scales
 from flambeau.compiler.passes.fuse import Kernel, KernelCall, Program, fuse
-from flambeau.compiler.passes.order import order
+from flambeau.compiler.passes.order import constraints, order
 from flambeau.compiler.passes.pack_invariants import pack_invariants
 from flambeau.compiler.passes.pack_weights import pack_weights, read_from_panels
 from flambeau.compiler.passes.plan import MemoryPlan, plan
@@ -35,6 +36,7 @@ from flambeau.compiler.passes.split_groups import split_groups
 from flambeau.compiler.passes.split_reductions import split_reductions
 from flambeau.compiler.passes.split_weights import split_weights
 from flambeau.compiler.passes.split_windows import split_windows
+from flambeau.compiler.passes.together import together
 from flambeau.compiler.passes.undilate import undilate
 from flambeau.compiler.passes.winograd import winograd
 from flambeau.compiler.schedule.cpu_contraction import Chooser, choose, cpu_shape
@@ -42,6 +44,7 @@ from flambeau.compiler.signature import ENTRY, byte_size, symbols_of
 from flambeau.compiler.targets.cpu import emit_ir
 from flambeau.compiler.targets.entry import EntryCall, EntryCopy, Place, emit_entry
 from flambeau.compiler.targets.machine import TargetDescription, emit_object, process_target
+from flambeau.runtime import abi
 
 #: Name and one line each; in order.
 STAGES: tuple[tuple[str, str], ...] = (
@@ -76,6 +79,10 @@ class Compilation:
     program: Program | None = None
     kernels: dict[str, LoweredKernel] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    #: Of each call, the numbers that its kernel takes for sizes that it leaves open (`passes/any_size.py`); and when it runs:
+    #: neighbours with one step at the same time (`passes/together.py`).
+    sizes: tuple[tuple[int, ...], ...] = ()
+    steps: tuple[int, ...] = ()
     memory: MemoryPlan | None = None
     symbols: tuple[Symbol, ...] = ()
     llvm: str = ""
@@ -196,24 +203,32 @@ def _loops(c: Compilation, opt_level: int, entry: str) -> None:
     assert c.program is not None
     known: dict[Any, str] = {}
     names = []
-    for call in c.program.calls:
-        key = call.kernel.key()
+    kernels = shared(c.program.calls)
+    for kernel, _ in kernels:
+        key = kernel.key()
         if key not in known:
             name = f"kernel{len(known)}"
             known[key] = name
-            chooser = c.tuner(call.kernel, c.target) if c.tuner is not None else None
-            c.kernels[name] = lower_kernel(call.kernel, name, c.target, chooser or choose)
+            chooser = c.tuner(kernel, c.target) if c.tuner is not None else None
+            c.kernels[name] = lower_kernel(kernel, name, c.target, chooser or choose)
         names.append(known[key])
     c.names = tuple(names)
+    c.sizes = tuple([sizes for _, sizes in kernels])
 
 
 def _plan(c: Compilation, opt_level: int, entry: str) -> None:
     assert c.program is not None
     numbers = order(c.program, [c.kernels[name].in_place for name in c.names])
     c.names = tuple([c.names[n] for n in numbers])
+    c.sizes = tuple([c.sizes[n] for n in numbers])
     c.program = Program(c.program.graph, tuple([c.program.calls[n] for n in numbers]))
     kernels = [c.kernels[name] for name in c.names]
-    c.memory = plan(c.program, [k.workspace for k in kernels], [k.in_place for k in kernels])
+    in_place = [k.in_place for k in kernels]
+    # Times are taken of one kernel after the other.
+    alone = [c.profile or k.workspace != 0 for k in kernels]
+    steps = together(c.program.calls, constraints(c.program, in_place), alone)
+    c.steps = tuple([step for step, numbers in enumerate(steps) for _ in numbers])
+    c.memory = plan(c.program, [k.workspace for k in kernels], in_place, c.steps)
 
 
 def _llvm(c: Compilation, opt_level: int, entry: str) -> None:
@@ -227,12 +242,15 @@ def _llvm(c: Compilation, opt_level: int, entry: str) -> None:
         else:
             arguments[result] = count + number
     calls = []
-    for call, name, workspace in zip(c.program.calls, c.names, c.memory.workspaces, strict=True):
+    for call, name, sizes, step, workspace in zip(
+        c.program.calls, c.names, c.sizes, c.steps, c.memory.workspaces, strict=True
+    ):
         places = tuple(
             Place(arguments[v]) if v in arguments else Place(None, c.memory.offsets[v])
             for v in (*call.operands, *call.results)
         )
-        calls.append(EntryCall(name, places, workspace, c.kernels[name].symbols))
+        taken: tuple[Index, ...] = sizes or tuple([of_symbol(s) for s in c.kernels[name].symbols])
+        calls.append(EntryCall(name, places, workspace, taken, step))
     functions: list[Operation] = []
     seen: set[str] = set()
     for kernel in c.kernels.values():
@@ -243,6 +261,9 @@ def _llvm(c: Compilation, opt_level: int, entry: str) -> None:
                 functions.append(function)
     text = emit_entry(entry, c.symbols, calls, copies, profile=c.profile)
     c.llvm = emit_ir(functions, c.target) + "\n" + text
+    declaration = abi.DECLARATIONS[abi.PARALLEL_FOR]
+    if abi.PARALLEL_FOR in text and declaration not in c.llvm:
+        c.llvm += "\n" + declaration + "\n"
 
 
 def _object(c: Compilation, opt_level: int, entry: str) -> None:

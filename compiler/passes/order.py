@@ -24,13 +24,19 @@ def order(program: Program, in_placed: Sequence[Sequence[tuple[int, int]]]) -> l
 
     `in_placed`: for each call, which results may take the memory of which operands.
     """
-    before = _dependencies(program)
-    _read_before_overwritten(program, in_placed, before)
+    before = constraints(program, in_placed)
     early = _scheduled(program, before)
     plain = _scheduled(program, before, eager=False)
     found = early if _peak(program, early) <= _peak(program, plain) else plain
     late = _delayed(program, before, found)
     return late if _peak(program, late) < _peak(program, found) else found
+
+
+def constraints(program: Program, in_placed: Sequence[Sequence[tuple[int, int]]]) -> list[set[int]]:
+    """For each call, the numbers of those that have to have run before it; `in_placed` as of `order`."""
+    before = _dependencies(program)
+    _read_before_overwritten(program, in_placed, before)
+    return before
 
 
 def _dependencies(program: Program) -> list[set[int]]:

@@ -48,23 +48,32 @@ class _Block:
 
 
 def plan(
-    program: Program, workspace_bytes: Sequence[Index], in_place: Sequence[Pairs] | None = None
+    program: Program,
+    workspace_bytes: Sequence[Index],
+    in_place: Sequence[Pairs] | None = None,
+    steps: Sequence[int] | None = None,
 ) -> MemoryPlan:
     """Places for all values that are neither parameters nor results of the graph, and for the kernels' workspaces.
 
-    `in_place`: for each call, which results may take the memory of which operands; None: no call has any.
+    `in_place`: for each call, which results may take the memory of which operands; None: no call has any. `steps`: when each
+    call runs, several perhaps at the same time; None: one after the other.
     """
     if in_place is None:
         in_place = [()] * len(program.calls)
+    if steps is None:
+        steps = range(len(program.calls))
     last: dict[Value, int] = {}
-    for step, call in enumerate(program.calls):
-        for value in (*call.operands, *call.results):
+    #: How many calls of its last step mention a value.
+    mentions: dict[Value, int] = {}
+    for step, call in zip(steps, program.calls, strict=True):
+        for value in dict.fromkeys((*call.operands, *call.results)):
+            mentions[value] = mentions[value] + 1 if last.get(value) == step else 1
             last[value] = step
     given = {*program.graph.parameters, *program.graph.results}
     homes: dict[Value, _Block] = {}
     scratch: list[_Block | None] = []
     blocks: list[_Block] = []
-    for step, call in enumerate(program.calls):
+    for call, step, pairs, bytes_ in zip(program.calls, steps, in_place, workspace_bytes, strict=True):
         taken: set[int] = set()
         for number, value in enumerate(call.results):
             if value in given:
@@ -72,11 +81,12 @@ def plan(
             operand = next(
                 (
                     o
-                    for r, o in in_place[step]
+                    for r, o in pairs
                     if r == number
                     and o not in taken
                     and call.operands[o] in homes
                     and last[call.operands[o]] == step
+                    and mentions[call.operands[o]] == 1
                 ),
                 None,
             )
@@ -89,8 +99,8 @@ def plan(
                 block.last = last[value]
             homes[value] = block
         workspace = None
-        if workspace_bytes[step] != 0:
-            workspace = _Block(aligned(workspace_bytes[step]), step, step)
+        if bytes_ != 0:
+            workspace = _Block(aligned(bytes_), step, step)
             blocks.append(workspace)
         scratch.append(workspace)
     size = _place(blocks)
@@ -98,22 +108,27 @@ def plan(
         {v: block.offset for v, block in homes.items()},
         tuple([None if block is None else block.offset for block in scratch]),
         size,
-        _overwrites(program, in_place, last),
+        _overwrites(program, in_place, steps, last, mentions),
     )
 
 
 def _overwrites(
-    program: Program, in_place: Sequence[Pairs], last: dict[Value, int]
+    program: Program,
+    in_place: Sequence[Pairs],
+    steps: Sequence[int],
+    last: dict[Value, int],
+    mentions: dict[Value, int],
 ) -> tuple[tuple[Value, Value], ...]:
     parameters, results = set(program.graph.parameters), set(program.graph.results)
     return tuple(
         [
             (call.results[r], call.operands[o])
-            for step, call in enumerate(program.calls)
-            for r, o in in_place[step]
+            for step, call, pairs in zip(steps, program.calls, in_place, strict=True)
+            for r, o in pairs
             if call.results[r] in results
             and call.operands[o] in parameters
             and last[call.operands[o]] == step
+            and mentions[call.operands[o]] == 1
         ]
     )
 

@@ -8,19 +8,22 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from flambeau.compiler.ir.dims import Compound, Index, Symbol
-from flambeau.runtime.abi import PROFILE
+from flambeau.runtime.abi import PARALLEL_FOR, PROFILE
 
 
 @dataclass(frozen=True)
 class EntryCall:
-    """One kernel call: its name, where each buffer is, the workspace's place, and the sizes that it takes."""
+    """One kernel call: its name, where each buffer is, the workspace's place, and the sizes that it takes. Neighbours with one
+    `step` run at the same time: these have no workspace, and all their sizes are numbers."""
 
     kernel: str
     buffers: tuple[Place, ...]
     workspace: Index | None
-    symbols: tuple[Symbol, ...]
+    sizes: tuple[Index, ...]
+    step: int
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,22 @@ class EntryWriter:
     def arena(self, offset: Index) -> str:
         return self.define(f"getelementptr i8, ptr %arena, i64 {self.number(offset)}")
 
+    def call(self, call: EntryCall, pool: str) -> None:
+        """Calls a kernel on a pool."""
+        operands = [f"ptr {self.place(p)}" for p in call.buffers]
+        operands.append(f"ptr {self.arena(call.workspace)}" if call.workspace is not None else "ptr null")
+        operands.append(f"ptr {pool}")
+        operands.extend(f"i64 {self.number(size)}" for size in call.sizes)
+        self.lines.append(f"  call void @{call.kernel}({', '.join(operands)})")
+
+    def parallel(self, body: str, count: int) -> None:
+        """Runs a function that `_at_once` made."""
+        context = self.define("alloca { ptr, ptr }")
+        self.lines.append(f"  store ptr %args, ptr {context}")
+        arena = self.define(f"getelementptr {{ ptr, ptr }}, ptr {context}, i32 0, i32 1")
+        self.lines.append(f"  store ptr %arena, ptr {arena}")
+        self.lines.append(f"  call void @{PARALLEL_FOR}(ptr %pool, ptr {body}, ptr {context}, i64 {count})")
+
     def place(self, place: Place) -> str:
         return self.argument(place.argument) if place.argument is not None else self.arena(place.offset)
 
@@ -108,12 +127,15 @@ def emit_entry(
     """
     w = EntryWriter(symbols)
     clock = _Clock(w) if profile else None
-    for number, call in enumerate(calls):
-        operands = [f"ptr {w.place(p)}" for p in call.buffers]
-        operands.append(f"ptr {w.arena(call.workspace)}" if call.workspace is not None else "ptr null")
-        operands.append("ptr %pool")
-        operands.extend(f"i64 {w.dims[s]}" for s in call.symbols)
-        w.lines.append(f"  call void @{call.kernel}({', '.join(operands)})")
+    bodies: list[str] = []
+    for number, (_, neighbours) in enumerate(groupby(calls, lambda call: call.step)):
+        step = list(neighbours)
+        if len(step) == 1:
+            w.call(step[0], "%pool")
+        else:
+            body = f'@"{name}.together{len(bodies)}"'
+            bodies.append(_at_once(body, step))
+            w.parallel(body, len(step))
         if clock is not None:
             clock.count(number)
     for copy in copies:
@@ -122,11 +144,38 @@ def emit_entry(
             f"  call void @llvm.memcpy.p0.p0.i64(ptr {target}, ptr {source}, i64 {w.number(copy.size)}, i1 false)"
         )
     body = "\n".join(w.lines)
+    together = "\n".join(bodies)
     declare = "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)\n\n" if copies else ""
     if profile:
         declare += f"@{PROFILE} = global [{2 * len(calls)} x i64] zeroinitializer\n"
         declare += "declare i32 @clock_gettime(i32, ptr)\n\n"
-    return f"{declare}define i32 @{name}(ptr %args, ptr %dims, ptr %arena, ptr %pool) {attributes} {{\n{body}\n  ret i32 0\n}}\n"
+    head = f"define i32 @{name}(ptr %args, ptr %dims, ptr %arena, ptr %pool) {attributes} {{"
+    return f"{declare}{together}{head}\n{body}\n  ret i32 0\n}}\n"
+
+
+def _at_once(name: str, calls: Sequence[EntryCall]) -> str:
+    """The body of a parallel loop over kernel calls, none of which is parallel itself."""
+    targets = " ".join(f"i64 {number}, label %call{number}" for number in range(len(calls)))
+    lines = [
+        f"define internal void {name}(ptr %ctx, i64 %begin, i64 %end, i64 %worker) {{",
+        "entry:",
+        "  %args = load ptr, ptr %ctx",
+        "  %second = getelementptr { ptr, ptr }, ptr %ctx, i32 0, i32 1",
+        "  %arena = load ptr, ptr %second",
+        "  br label %head",
+        "head:",
+        "  %i = phi i64 [ %begin, %entry ], [ %next, %tail ]",
+        "  %more = icmp slt i64 %i, %end",
+        "  br i1 %more, label %choose, label %exit",
+        "choose:",
+        f"  switch i64 %i, label %tail [ {targets} ]",
+    ]
+    for number, call in enumerate(calls):
+        w = EntryWriter((), f"c{number}.")
+        w.call(call, "null")
+        lines += [f"call{number}:", *w.lines, "  br label %tail"]
+    lines += ["tail:", "  %next = add i64 %i, 1", "  br label %head", "exit:", "  ret void", "}", ""]
+    return "\n".join(lines)
 
 
 class _Clock:
