@@ -12,7 +12,7 @@ from benchmarks.workloads.inference import INFERENCE
 class Readiness:
     """Measured by starting processes. `kind` is one of:
 
-    - ``import``: seconds that `import` takes in a fresh process;
+    - ``import``: seconds that `import` takes in a fresh process which has imported NumPy;
     - ``cold``, ``warm``: from the process's start to the first result of `model`, with empty caches of compiled code or
       with what an earlier process left in them;
     - ``library``: from the process's start to the first result of the exported library (ONNX and OpenVINO: their file);

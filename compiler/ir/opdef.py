@@ -51,6 +51,7 @@ class OpDef(metaclass=_Interning):
 
     #: The name in text, with its dialect: ``graph.add``, ``arith.addf``. Empty for abstract bases.
     name: ClassVar[str] = ""
+    _fields: ClassVar[tuple[dataclasses.Field[Any], ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -59,6 +60,7 @@ class OpDef(metaclass=_Interning):
             # Only classes with attributes of their own, and without an `__init__` of their own: making dataclasses costs
             # more than all else in an import, and compiling their functions most of that.
             dataclasses.dataclass(init=False, eq=False, repr=False, match_args=False)(cls)
+            cls._fields = dataclasses.fields(cls)  # type: ignore[arg-type]
         if "name" not in cls.__dict__ or not cls.name:
             return
         if cls.name in REGISTRY and REGISTRY[cls.name].__qualname__ != cls.__qualname__:
@@ -108,7 +110,7 @@ class OpDef(metaclass=_Interning):
 
     @classmethod
     def attribute_fields(cls) -> tuple[dataclasses.Field[Any], ...]:
-        return dataclasses.fields(cls)  # type: ignore[arg-type]
+        return cls._fields
 
     def attribute_items(self) -> Iterable[tuple[dataclasses.Field[Any], Any]]:
         return [(f, getattr(self, f.name)) for f in self.attribute_fields()]
