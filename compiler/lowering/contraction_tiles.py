@@ -53,12 +53,14 @@ def span(
 ) -> None:
     """Tiles of one task's part, [task * size, (task + 1) * size) of `total`.
 
-    ``body(position, extent, valid)``: `extent` is a number, at most `tile`; `valid` is `extent` unless the total is
-    symbolic, when it is what is left of the total.
+    ``body(position, extent, valid)``: `extent` is a number, at most `tile`; `valid` is `extent`, but for the last tile of a
+    symbolic total, of which it is what is left.
     """
     start = task * size
     if isinstance(total, Dim):
-        b.for_(start, minimum(start + size, total), tile, lambda i, _: body(i, tile, total - i))
+        stop = minimum(start + size, total // tile * tile)
+        b.for_(start, stop, tile, lambda i, _: body(i, tile, tile))
+        b.for_(stop, minimum(start + size, total), tile, lambda i, _: body(i, tile, total - i))
         return
     whole = total // tile * tile
     stop = minimum(start + size, whole)

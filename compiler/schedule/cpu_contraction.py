@@ -220,7 +220,9 @@ def _one(
             return _dot(em, en, ek, lanes, cpu)
     if a.plain and b.plain and b.unit_row and streams and isinstance(m, int) and m <= STREAMED_ROWS:
         return _streaming(m, size, rows, vectors * lanes, lanes, far)
-    if a.plain and b.plain and b.unit_row and not streams:
+    # Rows that lie an unknown distance apart need a register each for their addresses.
+    pitches = not isinstance(n, Dim) and not isinstance(k, Dim)
+    if a.plain and b.plain and b.unit_row and not streams and pitches:
         rows = dividing(m, rows)
         down, wide = _tasks(em, en, ek, rows, vectors * lanes)
         if not a.unit_depth:
@@ -326,8 +328,14 @@ def _few(
     Measured on Zen 4 against packing B, in parts of the peak: 32 rows by 4096 x 4096 85 % (73), B transposed 96 % (57 with
     vectors along K); 128 rows by 768 x 768 95 % (87), B transposed 98 % (89)."""
     most, least = (FEW_TRANSPOSED, 0.6) if b.unit_depth else (FEW_ROWS, 0.7)
-    groups = -(-m // lanes)
-    if not lanes // 2 < m <= most or m < least * groups * lanes or n < lanes or lanes == 1:
+    groups, together = -(-m // lanes), 0
+    halves = -(-m // max(1, lanes // 2))
+    if cpu.halved and halves in (3, 5) and (b.unit_depth or m >= 0.9 * halves * (lanes // 2)):
+        # Vectors of half the width fit these rows better, and cost half: all of them side by side.
+        lanes, groups, together = lanes // 2, halves, halves
+    elif not lanes // 2 < m:
+        return None
+    if m > most or m < least * groups * lanes or n < lanes or lanes == 1:
         return None
     if k * size < cpu.l1 // FEW_DEPTH:
         return None  # so little is summed that transposing what is finished takes longer than packing
@@ -335,22 +343,24 @@ def _few(
         if m > FEW and not streams:
             return None
         # Of eight columns that lie a power of two apart, the lines just fit one set of L1.
-        rows = min(8, cpu.registers - 4)
+        rows = 5 if together == 5 else min(8, cpu.registers - 4)
         depth = k
         if groups * lanes * k * size > 2 * cpu.l2:
             depth = -(-balanced(k, 2 * cpu.l2 // (groups * lanes * size)) // UNROLL) * UNROLL
         unit = math.lcm(rows, lanes)
         columns = unit * max(1, TASK_WORK // (unit * groups * lanes * k))
-        return ContractionSchedule("few", lanes, rows, 1, depth, m, columns)
+        return ContractionSchedule("few", lanes, rows, together or 1, depth, m, columns)
     if not b.unit_row or not streams or m <= STREAMED_ROWS:
         return None
     if k * lanes * size < cpu.l1 // 2:
         return None  # so little is summed that transposing the sums takes as long
-    if n * size % PAGE:
+    if together:
+        vectors, depth = together, 160
+    elif n * size % PAGE:
         vectors, depth = 1, 64
     else:  # a column's elements are in few sets of the caches: it is better read seldom
         vectors, depth = min((3, 2, 1), key=lambda v: -(-groups // v) * v), 160
-    rows = _panel_rows(n, vectors, cpu)
+    rows = 5 if together == 5 else _panel_rows(n, vectors, cpu)
     unit = math.lcm(rows, lanes)
     columns = unit * max(1, min(-(-n // (FEW_TASKS * unit)), FEW_RUN // (size * unit)))
     return ContractionSchedule("few", lanes, rows, vectors, min(k, depth), m, columns)
@@ -372,10 +382,11 @@ def panel_width(
         return 0
     if isinstance(m, int) and m <= 4 and not words:
         return 0  # each element is used so seldom that reading it in order is all that counts
-    if transposed and not words and isinstance(m, int) and 0.95 * -(-m // lanes) * lanes <= m <= FEW_ROWS:
+    if transposed and not words and isinstance(m, int) and m <= FEW_ROWS:
         streams = n * k * accumulator.itemsize > cpu.l2 // 2
         as_it_lies = OperandFacts(plain=True, unit_row=False, unit_depth=True)
-        if _few(m, n, k, accumulator.itemsize, lanes, as_it_lies, streams, cpu) is not None:
+        few = _few(m, n, k, accumulator.itemsize, lanes, as_it_lies, streams, cpu)
+        if few is not None and m >= 0.95 * -(-m // few.lanes) * few.lanes:
             # Within 1 % of what panels give where rows fill vectors, and packing takes more than a run: GPT-2's first
             # call 450 ms instead of 850.
             return 0

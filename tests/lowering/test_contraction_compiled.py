@@ -71,6 +71,37 @@ def test_schemes(case: Case, scheme: str) -> None:
         kernel.check()
 
 
+@pytest.mark.parametrize("transposed", ["", "b"])
+@pytest.mark.parametrize("rows", [23, 24, 37, 40])
+def test_rows_that_fit_vectors_of_half_the_width(rows: int, transposed: str) -> None:
+    for columns, threads in [(2048, 2), (1007, 1)]:
+        kernel = Kernel(
+            Case(
+                (),
+                rows,
+                columns,
+                600,
+                transposed=transposed,
+                cpu=replace(CpuShape(), halved=True, l2=1 << 18),
+                threads=threads,
+                bias=True,
+            )
+        )
+        s = kernel.schedule
+        assert (s.scheme, s.lanes, s.vectors) in [("few", 8, 3), ("few", 8, 5)] or (columns, transposed) == (
+            1007,
+            "",
+        )
+        kernel.check()
+
+
+@pytest.mark.parametrize("size", [(64, 96, 128), (65, 97, 129), (8, 32, 4), (7, 31, 3)], ids=str)
+@pytest.mark.parametrize("symbolic", ["M", "MN", "MNK"])
+def test_whole_tiles_of_unknown_numbers(size: tuple[int, int, int], symbolic: str) -> None:
+    for transposed in ("", "b"):
+        Kernel(Case((), *size, transposed=transposed, symbolic=symbolic, threads=2)).check()
+
+
 @pytest.mark.parametrize("symbolic", ["M", "N", "K", "MNK"])
 @pytest.mark.parametrize("transposed", ["", "b"])
 @pytest.mark.parametrize("plain", ["ab", ""])
