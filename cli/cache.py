@@ -21,7 +21,11 @@ def folder() -> Path | None:
 
 @click.group("cache", short_help="Show or empty the compilation cache.")
 def command() -> None:
-    """The compilation cache. FLAMBEAU_CACHE_DIR moves it, or switches it off with the value `off`."""
+    """The compilation cache. FLAMBEAU_CACHE_DIR moves it, or switches it off with the value `off`.
+
+    It holds FLAMBEAU_CACHE_MIB MiB at most (1024); beyond that, entries go that have not been used for longest. Any number
+    of processes may use one folder at once.
+    """
 
 
 @command.command("info")

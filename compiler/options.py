@@ -20,6 +20,7 @@ class Options:
     - `debug`: 0 silent, 1 compilations and why, 2 also kernels, 3 also verification between passes, 4 also timings;
     - `dump`: folder that receives the text of every stage ("" for none);
     - `cache_dir`: folder of the persistent cache ("" for the platform's own; "off" for none);
+    - `cache_mib`: how much the persistent cache may hold, in MiB; beyond it, what has not been used for longest goes;
     - `num_threads`: threads of parallel loops (0: all that the process may use);
     - `opt_level`: LLVM's optimisation level, 0 to 3. Kernels are vectorised before LLVM sees them, so 1, a short pipeline,
       gives nearly the code of 3 in less than half of the time. A library has the bits of this process only if both were
@@ -38,6 +39,7 @@ class Options:
     debug: int = 0
     dump: str = ""
     cache_dir: str = ""
+    cache_mib: int = 1024
     num_threads: int = 0
     opt_level: int = 1
     tune: bool = False
@@ -48,6 +50,8 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 <= self.opt_level <= 3:
             raise ValueError(f"opt_level: expected 0 to 3, got {self.opt_level}")
+        if self.cache_mib < 1:
+            raise ValueError(f"cache_mib: expected at least 1, got {self.cache_mib}")
 
     @cached_property
     def code(self) -> tuple[Any, ...]:

@@ -152,7 +152,7 @@ def _stamps(folder: str, name: str) -> Iterator[str]:
             yield from _stamps(entry.path, f"{name}{entry.name}/")
 
 
-_caches: dict[str, DiskCache] = {}
+_caches: dict[tuple[str, int], DiskCache] = {}
 
 
 def disk_cache() -> DiskCache | None:
@@ -160,10 +160,10 @@ def disk_cache() -> DiskCache | None:
     chosen = options.current().cache_dir
     if chosen == "off":
         return None
-    path = chosen or str(default_cache_dir())
-    if path not in _caches:
-        _caches[path] = DiskCache(path)
-    return _caches[path]
+    key = chosen or str(default_cache_dir()), options.current().cache_mib
+    if key not in _caches:
+        _caches[key] = DiskCache(key[0], key[1] << 20)
+    return _caches[key]
 
 
 def _version(target: TargetDescription, opt_level: int) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,22 +15,12 @@ from flambeau.compiler.ir.core import Graph, Value
 from flambeau.compiler.ir.dims import Dim
 from flambeau.compiler.ir.types import TensorType
 from flambeau.compiler.ir.types import from_numpy as from_dtype
+from flambeau.export_names import RESERVED, argument_names, identifier, input_names, output_names, unique
 from flambeau.names import state_names
 from flambeau.tensor import Tensor
 from flambeau.weights import hold
 
 Array = np.ndarray[Any, Any]
-
-#: Words that a C compiler would not take as a parameter's name.
-_RESERVED = frozenset(
-    """
-    alignas alignof and asm auto bool break case catch char class const constexpr continue default
-    delete do double else enum explicit export extern false float for friend goto if inline int int64_t
-    long mutable namespace new not operator or private protected public register restrict return short
-    signed size_t sizeof static struct switch template this throw true try typedef typename union
-    unsigned using virtual void volatile while xor handle
-    """.split()  # noqa: SIM905  seventy words read better as text
-)
 
 
 class Exported:
@@ -78,12 +66,16 @@ class Exported:
     def compilation(
         self, stop_after: str = "object", target: Any = None, opt_level: int | None = None
     ) -> Any:
-        """The compiler's stages up to `stop_after` (`compiler.pipeline.Compilation`)."""
+        """The compiler's stages up to `stop_after` (`compiler.pipeline.Compilation`), for weights that stay as they are."""
         from flambeau.compiler import options
         from flambeau.compiler.pipeline import compile_stages
 
         level = options.current().opt_level if opt_level is None else opt_level
-        return compile_stages(self.graph, _target(target), stop_after=stop_after, opt_level=level)
+        first = len(self.inputs)
+        fixed = () if self.state else range(first, first + len(self.weights))
+        return compile_stages(
+            self.graph, _target(target), stop_after=stop_after, opt_level=level, weights=fixed
+        )
 
     def text(self, stage: str = "simplify", target: Any = None) -> str:
         """What a stage of compilation made, as text. CompilationError if there is no such stage.
@@ -255,15 +247,15 @@ def export(
     if not callable(function):
         raise TypeError(f"export expects a function or a module, got {type(function).__name__}")
     arguments = tuple(args) if isinstance(args, list | tuple) else (args,)
-    labels = _argument_names(function, len(arguments))
+    labels = argument_names(function, len(arguments))
     dynamic = _dynamic(dynamic_shapes or {}, labels, arguments)
     label = name or identifier(getattr(function, "__name__", type(function).__name__.lower()))
     found = settled(function, arguments, dynamic, label)
     for value in found.graph.results:
         _known_size(found, value, label)
     used: set[str] = {s.name for s in symbols_of([_type(p) for p in found.graph.parameters])}
-    inputs = [_unique(n, used) for n in _input_names(labels, arguments)]
-    outputs = [_unique(n, used) for n in _output_names(found.outputs)]
+    inputs = [unique(n, used) for n in input_names(labels, arguments)]
+    outputs = [unique(n, used) for n in output_names(found.outputs)]
     names = state_names(function, arguments)
     kept: set[str] = set()
     weights = _contents(found.weights, names, "weight", kept)
@@ -281,14 +273,6 @@ def from_text(text: str, file: str = "<string>", name: str | None = None) -> Exp
     inputs = [f"input{i}" for i in range(len(graph.parameters))]
     outputs = [f"output{i}" for i in range(len(graph.results))]
     return Exported(graph, inputs, outputs, name=name or identifier(graph.name), named=name is not None)
-
-
-def identifier(text: str) -> str:
-    """`text` as a C identifier."""
-    found = re.sub(r"\W", "_", text, flags=re.ASCII)
-    if not found.strip("_"):
-        return "model"
-    return f"m_{found}" if found[0].isdigit() else found
 
 
 def symbols_of(types: Sequence[TensorType]) -> Any:
@@ -332,25 +316,6 @@ def _umask() -> int:
     return mask
 
 
-# -- names -------------------------------------------------------------------------------------------------------------
-
-
-def _argument_names(function: Any, count: int) -> list[str]:
-    """The names of the first `count` positional parameters."""
-    called = getattr(function, "forward", function)
-    try:
-        parameters = inspect.signature(called).parameters.values()
-    except (TypeError, ValueError):
-        return [f"input{i}" for i in range(count)]
-    names: list[str] = []
-    for p in parameters:
-        if p.kind is p.VAR_POSITIONAL:
-            names += [f"{p.name}{i}" for i in range(count - len(names))]
-        elif p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
-            names.append(p.name)
-    return (names + [f"input{i}" for i in range(len(names), count)])[:count]
-
-
 def _dynamic(
     given: Mapping[Any, Any], labels: Sequence[str], arguments: Sequence[Any]
 ) -> dict[int, dict[int, str]]:
@@ -372,53 +337,10 @@ def _dynamic(
                 raise ExportError(
                     f"dynamic_shapes: argument {key!r} has {len(shape)} axes, there is no axis {axis!r}"
                 )
-            if not str(symbol).isidentifier() or str(symbol) in _RESERVED:
+            if not str(symbol).isidentifier() or str(symbol) in RESERVED:
                 raise ExportError(f"dynamic_shapes: a size's name must be a C identifier, got {symbol!r}")
             found.setdefault(position, {})[axis % len(shape)] = str(symbol)
     return found
-
-
-def _input_names(labels: Sequence[str], arguments: Sequence[Any]) -> list[str]:
-    def names(label: str, argument: Any) -> list[str]:
-        if isinstance(argument, Tensor | np.ndarray | np.generic):
-            return [label]
-        if isinstance(argument, list | tuple):
-            return [n for i, a in enumerate(argument) for n in names(f"{label}{i}", a)]
-        return []
-
-    return [n for label, argument in zip(labels, arguments) for n in names(label, argument)]
-
-
-def _output_names(outputs: Any) -> list[str]:
-    """A name for each tensor of the result, in the tensors' order."""
-    if isinstance(outputs, int):
-        return ["output"]
-    found: list[tuple[int, str]] = []
-
-    def visit(part: Any, label: str) -> None:
-        if isinstance(part, int):
-            found.append((part, label))
-        elif part is not None:
-            items = part.items() if isinstance(part, dict) else enumerate(part)
-            for key, inner in items:
-                visit(
-                    inner, str(key) if isinstance(part, dict) and not label else f"{label or 'output'}{key}"
-                )
-
-    visit(outputs, "")
-    return [label for _, label in sorted(found)]
-
-
-def _unique(text: str, used: set[str]) -> str:
-    """A C identifier that is in nobody else's use."""
-    name = identifier(text)
-    if name in _RESERVED:
-        name += "_"
-    chosen, number = name, 1
-    while chosen in used:
-        chosen, number = f"{name}_{number}", number + 1
-    used.add(chosen)
-    return chosen
 
 
 def _contents(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flambeau import compiled_code
-from flambeau.compiled_code import CompiledCode, compiled
+from flambeau.compiled_code import CompiledCode, compiled, disk_cache
 from flambeau.compiler import options
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.ir.core import Graph, Value
@@ -45,6 +45,21 @@ def test_second_time_is_a_hit(folder: Path) -> None:
     assert compilation is not None and nothing is None
     assert again.object_code == first.object_code
     np.testing.assert_allclose(run(again), np.exp(1 + TABLE), rtol=1e-6)
+
+
+def test_the_cache_has_a_bound(folder: Path) -> None:
+    """Entries that were used before others go first."""
+    with options.override(cache_dir=str(folder), cache_mib=1):
+        store = disk_cache()
+        assert store is not None and store.max_bytes == 1 << 20
+        for n in range(8):
+            store.put(f"old{n}", bytes(1 << 18))
+        compiled(graph())
+        assert compiled(graph())[1] is None
+        assert store.get("old0") is None
+        assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 3 << 19
+    with pytest.raises(ValueError, match="cache_mib: expected at least 1"), options.override(cache_mib=0):
+        pass
 
 
 def test_damaged_entries_are_misses(folder: Path) -> None:
