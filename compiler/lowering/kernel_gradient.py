@@ -78,16 +78,10 @@ class _Gradient:
     def emit(self) -> None:
         p, b = self.plan, self.b
         down, across = p.grid
+        strips = [down, -(-across // p.strip)]
         if p.at_once:
-            # A task's results are neighbours in memory.
-            tiles = -(-across // p.down)
             self._pack(0, 0)
-
-            def task(at: list[Index]) -> None:
-                first = at[1] * p.down
-                b.for_(first, minimum(first + p.down, across), 1, lambda c, _: self._finished_tile(at[0], c))
-
-            b.parallel([down, tiles], task)
+            b.parallel(strips, lambda at: self._finish(at[0], at[1], self._summed_tile))
             return
         zero = b.zero(self.accumulator, p.lanes)
 
@@ -113,8 +107,8 @@ class _Gradient:
 
             b.parallel([across, tiles], task)
 
-        def finish(at: list[Index]) -> None:
-            self._store(at[0], at[1], self.workspace, p.sums_at + (at[0] * across + at[1]) * p.tile)
+        def kept(f: Index, c: Index) -> tuple[Buffer, Index]:
+            return self.workspace, p.sums_at + (f * across + c) * p.tile
 
         b.parallel([down * across], clear)
         b.for_(
@@ -123,7 +117,7 @@ class _Gradient:
             p.together,
             lambda image, _: b.for_(0, parts, 1, lambda part, _: block(image, part)),
         )
-        b.parallel([down, across], finish)
+        b.parallel(strips, lambda at: self._finish(at[0], at[1], kept))
 
     # -- packing -------------------------------------------------------------------------------------------------------
     def _pack(self, image: Index, row: Index) -> None:
@@ -186,14 +180,18 @@ class _Gradient:
     def _taps(self) -> list[tuple[int, ...]]:
         return list(itertools.product(*[range(n) for n in self.plan.window]))
 
-    def _finished_tile(self, f: Index, c: Index) -> None:
+    def _summed_tile(self, f: Index, c: Index) -> tuple[Buffer, Index]:
+        """A tile's sums over everything, on the stack."""
         p, b = self.plan, self.b
         sums = b.alloca((p.tile,), self.accumulator)
         for number, tap in enumerate(self._taps()):
-            self._ask_ahead(f * p.rows, c * p.block, number)
-            for place, total in enumerate(self._tap(f, c, tap, 0, 0)):
+
+            def meanwhile(image: Index, tap: int = number) -> None:
+                self._ask_ahead(f, c, tap, image)
+
+            for place, total in enumerate(self._tap(f, c, tap, 0, 0, meanwhile)):
                 b.vector_store(total, sums, (number * p.rows * p.block + place * p.lanes,))
-        self._store(f, c, sums, 0)
+        return sums, 0
 
     def _add_tile(self, f: Index, c: Index, image: Index, row: Index, after: tuple[Index, Index]) -> None:
         """Add a block's products; `after`: the image and the row that the next block begins with."""
@@ -233,25 +231,45 @@ class _Gradient:
 
         b.for_(total * part // parts, total * (part + 1) // parts, 1, line)
 
-    def _ask_ahead(self, first: Index, channel: Index, tap: int) -> None:
-        """Ask for a tap's share of the memory that the epilogue works on: short pieces of many rows, which the hardware
-        does not foresee."""
-        p, b = self.plan, self.b
+    def _ask_ahead(self, f: Index, c: Index, tap: int, image: Index) -> None:
+        """Ask for an image's share of the memory that the epilogue of the next strip works on: a few lines, so that products are
+        made meanwhile."""
+        p, b, ctx = self.plan, self.b, self.ctx
+        strips = -(-p.grid[1] // p.strip)
+        after = f * strips + c // p.strip + 1
+        first, column = after // strips * p.rows, after % strips * (p.strip * p.block * p.taps)
         step = LINE // self.result.element.itemsize
-        lines = -(-p.block * p.taps // step)
-        share = range(lines * tap // p.taps, lines * (tap + 1) // p.taps)
+        lines = -(-p.strip * p.block * p.taps // step)
+        share = -(-lines * p.rows // (p.strip * p.taps * p.together))
+        part = (c % p.strip * p.taps + tap) * p.together + image
 
-        def row(r: Index, _: list[Value]) -> None:
-            for line in share:
-                index = (first + r, *decode(channel * p.taps + line * step, self.result.shape[1:]))
-                for buffer, at, written in self.ctx.touched(self.made, index):
+        def line(number: Index) -> None:
+            index = (first + number // lines, *decode(column + number % lines * step, self.result.shape[1:]))
+            touched = ctx.touched(self.made, index)
+            read = any(not written for _, _, written in touched)
+            for buffer, at, written in touched:
+                # Other results take the place of what they are computed from.
+                if not written or not read or buffer is ctx.memory.get(self.made):
                     b.prefetch(buffer, at, written, 2)
 
-        b.for_(0, p.rows, 1, row)
+        if share <= UNROLLED:
+            for number in range(share):
+                line(part * share + number)
+            return
+        b.for_(part * share, (part + 1) * share, 1, lambda number, _: line(number))
 
     # -- sums ----------------------------------------------------------------------------------------------------------
-    def _tap(self, f: Index, c: Index, tap: Sequence[int], image: Index, row: Index) -> list[Value]:
-        """The register tile of one tap: the sum over a block's pixels that have an input there."""
+    def _tap(
+        self,
+        f: Index,
+        c: Index,
+        tap: Sequence[int],
+        image: Index,
+        row: Index,
+        meanwhile: Callable[[Index], None] | None = None,
+    ) -> list[Value]:
+        """The register tile of one tap: the sum over a block's pixels that have an input there. ``meanwhile(number)`` is done
+        with each of the block's images."""
         p, b = self.plan, self.b
         ranges: list[tuple[int, int]] = []
         for s, t in enumerate(tap):
@@ -303,6 +321,8 @@ class _Gradient:
 
         def image_rows(number: Index, sums: list[Value]) -> list[Value]:
             """An image's rows, chain by chain."""
+            if meanwhile is not None:
+                meanwhile(number)
             begin, end = ranges[0]
             low: Index = begin
             high: Index = end
@@ -332,43 +352,59 @@ class _Gradient:
         return [self.b.add(x, y, self.accumulator) for x, y in zip(totals, sums, strict=True)]
 
     # -- the result ----------------------------------------------------------------------------------------------------
-    def _store(self, f: Index, c: Index, sums: Buffer, start: Index) -> None:
-        """A tile's sums, which lie in a buffer from `start`, through the epilogue."""
-        p = self.plan
-        # Each vector of the transposed window is stored whole, over the start of the next.
-        line = self.b.alloca((p.block * p.taps + p.lanes,), self.accumulator)
+    def _finish(self, f: Index, strip: Index, tile: Callable[[Index, Index], tuple[Buffer, Index]]) -> None:
+        """A strip of tiles, rows of the result, through the epilogue. ``tile(f, c)``: a buffer that has the sums of a tile, and
+        where they begin there."""
+        p, b = self.plan, self.b
+        # Each vector of a transposed window is stored whole, over the start of the next.
+        width = p.strip * p.block * p.taps + p.lanes
+        lines = b.alloca((p.rows * width,), self.accumulator)
+        begin = strip * p.strip
+
+        def collect(c: Index, _: list[Value]) -> None:
+            sums, start = tile(f, c)
+            place = (c - begin) * (p.block * p.taps)
+            b.for_(
+                0, p.rows, 1, lambda r, _: self._collect(sums, start + r * p.block, lines, r * width + place)
+            )
+
+        b.for_(begin, minimum(begin + p.strip, p.grid[1]), 1, collect)
         first = f * p.rows
         rows = p.rows if p.features % p.rows == 0 else minimum(p.features - first, p.rows)
-        self.b.for_(0, rows, 1, lambda r, _: self._row(sums, start, line, first, r, c * p.block))
+        b.for_(0, rows, 1, lambda r, _: self._store(lines, r * width, first + r, begin * p.block))
 
-    def _row(self, sums: Buffer, at: Index, line: Buffer, first: Index, r: Index, channel: Index) -> None:
-        """All taps of one feature of the cotangent and a block of the input's, which are neighbours in the result."""
-        p, ctx = self.plan, self.ctx
-        zero = self.b.zero(self.accumulator, p.lanes)
-        for v in range(p.vectors if p.taps > 1 else 0):
+    def _collect(self, sums: Buffer, start: Index, lines: Buffer, place: Index) -> None:
+        """A tile's sums of one feature of the cotangent, with the window's innermost."""
+        p, b = self.plan, self.b
+        zero = b.zero(self.accumulator, p.lanes)
+        for v in range(p.vectors):
             read = [
-                self.b.vector_load(sums, (at + (t * p.rows + r) * p.block + v * p.lanes,), p.lanes)
+                b.vector_load(sums, (start + t * p.rows * p.block + v * p.lanes,), p.lanes)
                 for t in range(p.taps)
             ]
+            if p.taps == 1:
+                b.vector_store(read[0], lines, (place + v * p.lanes,))
+                continue
             read += [zero] * (-p.taps % p.lanes)
             starts = range(0, p.taps, p.lanes)
-            squares = [transpose(self.b, read[start : start + p.lanes]) for start in starts]
+            squares = [transpose(b, read[at : at + p.lanes]) for at in starts]
             for number in range(p.lanes):
-                for start, square in zip(starts, squares, strict=True):
-                    place = (v * p.lanes + number) * p.taps + start
-                    self.b.vector_store(square[number], line, (place,))
-        extent: Index = p.block * p.taps
-        even = p.channels % p.block == 0
-        if not even:
-            extent = minimum(p.channels - channel, p.block) * p.taps
+                for at, square in zip(starts, squares, strict=True):
+                    b.vector_store(square[number], lines, (place + (v * p.lanes + number) * p.taps + at,))
+
+    def _store(self, lines: Buffer, at: Index, feature: Index, channel: Index) -> None:
+        """One feature of the cotangent and a strip of the input's, which are neighbours in the result."""
+        p, ctx = self.plan, self.ctx
+        extent: Index = p.strip * p.block
+        if p.channels % (p.strip * p.block) != 0:
+            extent = minimum(p.channels - channel, extent)
+        extent = extent * p.taps
         whole = extent // p.lanes * p.lanes
 
         def chunk(start: Index, count: Index | None) -> None:
             with ctx.b.lanes_of(p.lanes, count) as lane:
-                position = channel * p.taps + start + lane
-                index = (first + r, *decode(position, self.result.shape[1:]))
-                found = (line, start + lane) if p.taps > 1 else (sums, at + r * p.block + start + lane)
-                total = Scalar(ctx.b.load(found[0], (found[1],)), self.accumulator)
+                index = (feature, *decode(channel * p.taps + start + lane, self.result.shape[1:]))
+                total = Scalar(ctx.b.load(lines, (at + start + lane,)), self.accumulator)
                 ctx.finish(self.made, index, ctx.e.convert(total, self.result.element))
 
         self.b.for_(0, whole, p.lanes, lambda start, _: chunk(start, None))

@@ -18,6 +18,8 @@ from flambeau.compiler.schedule.cpu_contraction import TASK_WORK, CpuShape, bala
 
 #: Windows with more taps than this have long code.
 TAPS = 36
+#: Bytes of finished sums, rows of the result, that a task keeps on the stack, and tasks that there should be at least.
+STRIP, TASKS = 192 << 10, 16
 #: Pixels that a block has at least, and where unfinished sums are more than L2 holds: they are read and written for each block.
 LEAST, LEAST_FAR = 256, 1024
 #: Pixels whose products are summed one after the other, about, and the same without a window: a chain's rounding error grows with
@@ -34,7 +36,8 @@ class GradientPlan:
     `counts` are the cotangent's pixels, `sizes` the input's; pixel o of the cotangent meets the input's pixel
     ``o * strides + t * dilations - low`` under tap t. Where windows have one element and no padding, `sampled`, only the
     input's pixels that have a cotangent count, and an image is one row of them. A block is `together` images, or `band` rows
-    of the cotangents of one; products are summed over `chain` images, or rows, at a time. A task has `down` tiles.
+    of the cotangents of one; products are summed over `chain` images, or rows, at a time. A task adds a block's products to
+    `down` tiles; one that finishes has a `strip` of tiles side by side.
     """
 
     images: Index
@@ -55,6 +58,7 @@ class GradientPlan:
     band: int
     chain: int
     down: int
+    strip: int
 
     @property
     def block(self) -> int:
@@ -193,21 +197,26 @@ def gradient_plan(op: Convolution, x: TensorType, g: TensorType, cpu: CpuShape) 
     if groups > 1 and (not divisors or channels % (vectors * lanes) != 0):
         return None  # a tile is of one group
     rows = divisors[-1] if divisors else min(8, features)
-    # What is packed fills a part of L2.
+    # What is packed fills a half of L2.
     here, under = math.prod(counts), -(-math.prod(sizes) // math.prod(counts))
-    fitting = cpu.l2 * 3 // 8 // ((features + groups * channels * under) * accumulator.itemsize)
+    fitting = cpu.l2 // 2 // ((features + groups * channels * under) * accumulator.itemsize)
     far = features * channels * taps * accumulator.itemsize > cpu.l2
     pixels = max(LEAST_FAR if far else LEAST, fitting)
     inner = math.prod(counts[1:])
     together = max(1, pixels // here)
+    if isinstance(images, int):
+        together = min(together, images)
     band = counts[0] if here <= pixels else balanced(counts[0], max(1, pixels // inner))
     most = _chain(taps)
     if here <= most:
         chain = balanced(together, max(1, most // here))
     else:
         chain = balanced(band, max(1, most // inner))
+    tile = taps * rows * vectors * lanes
+    across = -(-channels // (vectors * lanes))
+    strips = min(STRIP // (tile * accumulator.itemsize), -(-features // rows) * across // TASKS)
     return GradientPlan(
         images, groups, features, channels, tuple(window), counts, sizes, strides, dilations, low, sampled,
-        lanes, rows, vectors, together, band, chain,
-        -(-TASK_WORK // (min(pixels, here * together) * taps * rows * vectors * lanes)),
+        lanes, rows, vectors, together, band, chain, -(-TASK_WORK // (min(pixels, here * together) * tile)),
+        balanced(across, max(1, strips)),
     )  # fmt: skip
