@@ -60,13 +60,14 @@ def _tasks(p: BlockedProblem, source: Value, first: Index, count: Index) -> None
     with p.ctx.rows((*extents, *p.space[:-2], -(-height // tile.down), strips), work) as at:
         block, group = at[:2] if kernel_first else at[1::-1]
         image, skip_image = start(group, tile.images, count)
-        y, skip_y = start(at[-2], tile.down, height)
+        y, skip_y = start(at[-2], tile.down, height) if tile.rows > 1 else (at[-2] * tile.down, 0)
+        tall = tile.down if tile.rows > 1 or height % tile.down == 0 else minimum(height - y, tile.down)
         left = at[-1] * tile.strip
         width = minimum(p.space[-1] - left, tile.strip) if p.space[-1] % tile.strip else tile.strip
         place = (*at[2:-2], y, left) if len(p.space) > 1 else (left,)
         results = TaskResults(p, block, first + image, place)
-        totals = _Totals(p, TileEmitter(p, source, block, image), results, place, width).compute()
-        results.store(totals, width, (skip_image, skip_y))
+        totals = _Totals(p, TileEmitter(p, source, block, image), results, place, (tall, width)).compute()
+        results.store(totals, (tall, width), (skip_image, skip_y))
 
 
 class _Totals:
@@ -79,10 +80,11 @@ class _Totals:
         emitter: TileEmitter,
         results: TaskResults,
         place: tuple[Index, ...],
-        width: Index,
+        extents: tuple[Index, Index],
     ) -> None:
         self.problem, self.emitter, self.results = problem, emitter, results
-        self.place, self.width = place, width
+        self.place, (self.height, width) = place, extents
+        self.width = width
         self.b, tile = problem.b, problem.tile
         #: Tiles in the width, which may be less than a strip's.
         self.across = (width + tile.columns - 1) // tile.columns
@@ -132,12 +134,8 @@ class _Totals:
             # A last tile that starts earlier has a place of its own all the same, since it is added to.
             self._add(sums, row * (tile.rows * p.pitch) + number * tile.columns)
 
-        b.for_(
-            0,
-            tile.down // tile.rows,
-            1,
-            lambda row, _: b.for_(0, self.across, 1, lambda n, _: one(row, n)) and None,
-        )
+        rows = self.height if tile.rows == 1 else tile.down // tile.rows
+        b.for_(0, rows, 1, lambda row, _: b.for_(0, self.across, 1, lambda n, _: one(row, n)) and None)
 
     def _add(self, sums: list[Value], place: Index) -> None:
         """Put a tile's sums to those of the other parts."""

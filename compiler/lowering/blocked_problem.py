@@ -16,6 +16,7 @@ from flambeau.compiler.lowering.context import LoweringContext, definition_of, t
 from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
 from flambeau.compiler.schedule.cpu_contraction import balanced, cpu_shape
 from flambeau.compiler.schedule.cpu_convolution import (
+    READ,
     SUMMED,
     TAPS,
     UNROLL,
@@ -158,7 +159,8 @@ class BlockedProblem:
         for axis in reversed(range(len(self.window))):
             count *= self.window[axis]
             cut = axis in self.bounded or (self.cuts_window and axis == self.outer)
-            if self.window[axis] > 1 and (self.tile_extents[axis] > 1 or count > TAPS or cut):
+            long = count > TAPS or count * self.tile.pixels > READ
+            if self.window[axis] > 1 and (self.tile_extents[axis] > 1 or long or cut):
                 looped.insert(0, axis)
                 count //= self.window[axis]
             else:

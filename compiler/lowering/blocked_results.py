@@ -16,8 +16,10 @@ class TaskResults:
     def __init__(self, problem: BlockedProblem, block: Index, image: Index, place: tuple[Index, ...]) -> None:
         self.problem, self.block, self.image, self.place = problem, block, image, place
 
-    def store(self, totals: Value, width: Index, skip: tuple[Index, Index]) -> None:
-        """Its sums through the epilogue, but for images and rows that another task has (`skip` of each): whole rows are one."""
+    def store(self, totals: Value, extents: tuple[Index, Index], skip: tuple[Index, Index]) -> None:
+        """Its rows and columns of sums through the epilogue, but for images and rows that another task has (`skip` of each):
+        whole rows are one."""
+        height, width = extents
         p, b, tile = self.problem, self.problem.b, self.problem.tile
         scratch = b.alloca((tile.block * tile.lanes,), p.accumulator)
         together = tile.strip == p.space[-1] == p.pitch
@@ -25,14 +27,14 @@ class TaskResults:
         def one_image(i: Index, _: list[Value]) -> None:
             start = i * (tile.down * p.pitch)
             if together:
-                count = (tile.down - skip[1]) * p.space[-1]
+                count = (height - skip[1]) * p.space[-1]
                 self._pixels(totals, scratch, start + skip[1] * p.pitch, count, self.image + i, skip[1])
                 return
 
             def row(y: Index, _: list[Value]) -> None:
                 self._pixels(totals, scratch, start + y * p.pitch, width, self.image + i, y)
 
-            b.for_(skip[1], tile.down, 1, row)
+            b.for_(skip[1], height, 1, row)
 
         b.for_(skip[0], tile.images, 1, one_image)
 

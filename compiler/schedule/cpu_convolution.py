@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol
 
@@ -19,8 +19,9 @@ from flambeau.compiler.schedule.cpu_contraction import CpuShape, balanced
 
 #: Registers beside accumulators and one vector of weights for each: a broadcast pixel.
 SPARE = 1
-#: Taps of the window in one body of the loop over input features, at most; a wider window has loops of its own.
-TAPS = 12
+#: Taps of the window in one body of the loop over input features, at most; a wider window has loops of its own. And pixels
+#: under all of these taps: LLVM keeps (and spills) the addresses of more one by one.
+TAPS, READ = 12, 64
 #: Of fewer taps, several input features make a body.
 UNROLL = 4
 #: Products that are summed one after the other, about.
@@ -41,6 +42,8 @@ HELD = 0.6
 MANY = 16
 #: Sums that must be under way for the multipliers to be busy: their number times their latency.
 CHAINS = 10
+#: What reading the input again for each block of features costs if L2 does not hold an image of it.
+FAR = 0.015
 #: What transposing and storing a vector of results costs against multiplying and adding one.
 FINISH = 10
 #: What a kernel that is packed at each call costs if its last block is not full (packing then goes element by element), and
@@ -49,7 +52,7 @@ PADDED = 1.1
 PACK = 6
 #: The contraction template, with vectors along pixels: what a product costs, what storing a vector of results does, and
 #: packing a vector of a large image.
-PRODUCT = 1.06
+PRODUCT = 1.045
 STORE = 4
 PANEL = 8
 
@@ -59,7 +62,8 @@ class ConvolutionTile:
     """`images` x `rows` x `columns` pixels by `vectors * lanes` features.
 
     There is more than one row only if a row has all columns, and more than one image only if it has all rows. Tiles at
-    an edge start earlier rather than end beyond it. A task computes `down` rows of `strip` columns.
+    an edge start earlier rather than end beyond it. A task computes `down` rows of `strip` columns; the last one has fewer
+    if tiles have one row, and starts earlier if they have more.
     """
 
     lanes: int
@@ -69,6 +73,8 @@ class ConvolutionTile:
     columns: int
     strip: int
     down: int = 1
+    #: Is a pixel an operand in memory of its one multiplication, where two loads take no longer than that?
+    folded: bool = False
 
     @property
     def pixels(self) -> int:
@@ -162,17 +168,30 @@ class ConvolutionSize:
         """Pixels of an image."""
         return math.prod(self.space)
 
+    @property
+    def image(self) -> int:
+        """Elements of an image of the input."""
+        taps = math.prod(axis.taps for axis in self.axes)
+        return self.depth // taps * (math.prod(axis.size for axis in self.axes) if self.axes else self.pixels)
+
+    def _fetched(self, tile: ConvolutionTile) -> float:
+        """What it costs that the input comes from afar, for each product."""
+        taps = math.prod(axis.taps for axis in self.axes)
+        stride = self.axes[-1].stride if self.axes else 1
+        return FAR * stride / (taps * tile.vectors)
+
     def _reached(self, tile: ConvolutionTile) -> float:
         """The part of the products that the tile does not leave out."""
         pairs = zip(self.axes, tile.extents(len(self.axes)), strict=True)
         return math.prod([axis.share(n) for axis, n in pairs if axis.skips(n)])
 
-    def work(self, tile: ConvolutionTile, ready: bool = False) -> float:
-        """What is computed, for nothing or not, and what it costs, for each result. `ready`: the kernel lies in blocks."""
+    def work(self, tile: ConvolutionTile, ready: bool = False, far: bool = False) -> float:
+        """What is computed, for nothing or not, and what it costs, for each result. `ready`: the kernel lies in blocks;
+        `far`: L2 does not hold an image."""
         total = -(-self.features // tile.block) * tile.block / self.features
         for extent, size in (
             (self.space[-1], tile.columns),
-            (self.rows, tile.rows),
+            (self.rows, 1 if tile.rows == 1 else tile.down),
             (self.images, tile.images),
         ):
             if not isinstance(extent, Dim):
@@ -182,8 +201,10 @@ class ConvolutionSize:
         products = tile.pixels * tile.vectors
         if products >= CHAINS:
             total *= self._reached(tile)
-        loads = LOAD * (tile.pixels + tile.vectors) / products
+        loads = LOAD * ((0 if tile.folded else tile.pixels) + tile.vectors) / products
         sums = FEW / products + HELD * max(0, products - MANY) / min(self.depth, SUMMED)
+        if far:
+            loads += self._fetched(tile)
         return total * max(1, CHAINS / products) * (1 + loads + sums)
 
 
@@ -197,13 +218,18 @@ def choose_tile(
     """The tile that computes the least for nothing; for a kernel in blocks of `block` features, if that is given."""
     lanes = max(1, cpu.vector_bits // accumulator.bits)
     if block is not None:
-        lanes = math.gcd(block, lanes)
-        return min(_tiles(size, lanes, block // lanes, cpu), key=lambda tile: size.work(tile, ready))
-    shapes = [(lanes, vectors) for vectors in range(1, WIDEST + 1)]
-    if cpu.halved and lanes > 1:  # blocks that are no multiple of a whole vector
-        shapes += [(lanes // 2, vectors) for vectors in range(1, WIDEST + 1, 2)]
-    tiles = (t for shape in shapes for t in _tiles(size, *shape, cpu))
-    return min(tiles, key=lambda tile: size.work(tile, ready))
+        shapes = [(math.gcd(block, lanes), block // math.gcd(block, lanes))]
+    else:
+        shapes = [(lanes, vectors) for vectors in range(1, WIDEST + 1)]
+        if cpu.halved and lanes > 1:  # blocks that are no multiple of a whole vector
+            shapes += [(lanes // 2, vectors) for vectors in range(1, WIDEST + 1, 2)]
+    tiles = (
+        replace(t, folded=cpu.halved and shape == (lanes, 1))
+        for shape in shapes
+        for t in _tiles(size, *shape, cpu)
+    )
+    far = size.image * accumulator.itemsize > cpu.l2
+    return min(tiles, key=lambda tile: size.work(tile, ready, far))
 
 
 def beats_template(

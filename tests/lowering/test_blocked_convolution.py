@@ -254,6 +254,18 @@ def test_what_stays_with_the_template() -> None:
     assert not of(convolution_of(2, 1, 1), (1, 8, 14, 14), (4, 8, 3, 3))  # less than a vector of features
 
 
+def test_one_vector_of_features_where_a_load_is_part_of_the_multiplication() -> None:
+    """Where a whole vector takes two loads' time, pixels cost nothing then; but an image that L2 does not hold would be read
+    for each block."""
+
+    def vectors(image: int, *, halved: bool = True) -> int:
+        axes = (WindowAxis(28, 1, 2, 1, 0, image),) * 2
+        size = ConvolutionSize(1, (28, 28), 128, 256, axes)
+        return choose_tile(size, f32, CpuShape(halved=halved, l2=1 << 20), ready=True).vectors
+
+    assert vectors(28) == 1 and vectors(28, halved=False) > 1 and vectors(56) > 1
+
+
 @pytest.mark.parametrize(
     "cpu",
     [CpuShape(), CpuShape(256, 16), CpuShape(128, 32), CpuShape(halved=True)],
