@@ -43,7 +43,7 @@ MANY = 16
 #: Sums that must be under way for the multipliers to be busy: their number times their latency.
 CHAINS = 10
 #: What reading the input again for each block of features costs if L2 does not hold an image of it.
-FAR = 0.015
+FAR = 0.04
 #: What transposing and storing a vector of results costs against multiplying and adding one.
 FINISH = 10
 #: What a kernel that is packed at each call costs if its last block is not full (packing then goes element by element), and
