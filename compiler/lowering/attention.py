@@ -20,7 +20,7 @@ from flambeau.compiler.lowering.contraction_emitter import Buffer, LoopEmitter
 from flambeau.compiler.lowering.contraction_packing import Packer, Panel
 from flambeau.compiler.lowering.contraction_problem import Batch, Operand, ceil_div
 from flambeau.compiler.lowering.elements import Scalar
-from flambeau.compiler.lowering.microkernel import outer_product_tile
+from flambeau.compiler.lowering.microkernel import LaneVectors, outer_product_tile
 from flambeau.compiler.schedule.cpu_attention import choose
 from flambeau.compiler.schedule.cpu_contraction import cpu_shape
 
@@ -44,7 +44,8 @@ class Blocks:
         self.element: ElementType = f32 if type.element.bits < 32 else type.element
         self.batch, self.length, self.keys = type.shape[:-2], type.shape[-2], tensor_of(self.k).shape[-2]
         self.e, self.e_v = type.shape[-1], tensor_of(self.v).shape[-1]
-        self.s = choose(self.length, self.element, cpu_shape(ctx.target))
+        cpu = cpu_shape(ctx.target)
+        self.s, self.by_lane = choose(self.length, self.element, cpu), cpu.by_lane
         self.scale = self.number(definition.factor(type))
 
     # -- numbers -------------------------------------------------------------------------------------------------------
@@ -246,6 +247,9 @@ class _Forward(Blocks):
         b, s = self.ctx.b, self.s
         seen = self.seen(present, i + q, j, s.rows)
         decay = [self.b.splat(self.b.load(self.decay, (q + r,)), s.lanes) for r in range(s.rows)]
+        queries_of = LaneVectors(
+            lambda r, k: self.b.vector_load(self.block, (k * s.queries + q + r,), s.lanes), along_depth=False
+        )
         assert isinstance(self.e_v, int)
         for first, vectors in self.columns(self.e_v):
 
@@ -262,6 +266,7 @@ class _Forward(Blocks):
                 seen,
                 lambda r, k: self.b.load(self.block, (k * s.queries + q + r,)),
                 value,
+                neighbours=queries_of if self.by_lane else None,
             )
             for n, x in enumerate(sums):
                 r, v = divmod(n, vectors)

@@ -46,6 +46,7 @@ def schedule_of(
     k = problem.k if dot is None else ceil_div(problem.k, dot.group)
     batched = any(extent != 1 for extent in problem.batch)
     schedule = chooser(problem.m, problem.n, k, problem.accumulator, a, b, cpu, batched, dot is not None)
+    schedule = replace(schedule, by_lane=cpu.by_lane and schedule.lanes > 1 and (dot is None or dot.of_bytes))
     if b.panel != schedule.columns:  # another machine's panels: read as any other element function
         problem = replace(problem, b=replace(problem.b, panels=None))
     if dot is not None:

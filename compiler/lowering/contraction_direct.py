@@ -18,6 +18,7 @@ from flambeau.compiler.lowering.contraction_tiles import (
     relative,
     span,
 )
+from flambeau.compiler.lowering.microkernel import LaneVectors
 
 #: Arrays that an epilogue works on from which on it is long.
 LATE_ARRAYS = 4
@@ -116,8 +117,10 @@ class Direct(Tiles):
                 b.prefetch(right.buffer, ahead, locality=2)
             return b.vector_load(right.buffer, at, lanes, masks[v])
 
+        neighbours = self._neighbours(left, place, rows)
         if late_from is None:
-            self.finish(place, self.multiply(place, a_at, b_at, self._fetch_next(place)), tile)
+            sums = self.multiply(place, a_at, b_at, self._fetch_next(place), neighbours=neighbours)
+            self.finish(place, sums, tile)
             return
         before, count = place.moved(-s.rows), place.rows * place.vectors
 
@@ -131,8 +134,22 @@ class Direct(Tiles):
 
             b.if_equal(place.i, late_from, lambda: None, finish_before)
 
-        for at, x in enumerate(self.multiply(place, a_at, b_at, meanwhile)):
+        for at, x in enumerate(self.multiply(place, a_at, b_at, meanwhile, neighbours=neighbours)):
             b.vector_store(x, tile, (at * lanes,))
+
+    def _neighbours(self, left: Plain, place: Place, rows: list[Index]) -> LaneVectors | None:
+        """A's elements by vectors, if they are neighbours in memory."""
+        b, lanes, words = self.b, self.s.lanes, self.p.a.words
+        if words is not None:
+            along = lambda r, k: words.along_depth(b, place.batch, rows[r], place.first + k, lanes)  # noqa: E731
+            return LaneVectors(along, along_depth=True)
+        if left.unit_depth:
+            read = lambda r, k: left.at(place.batch, rows[r], place.first + k)  # noqa: E731
+            return LaneVectors(lambda r, k: b.vector_load(left.buffer, read(r, k), lanes), along_depth=True)
+        if left.unit_row and isinstance(place.valid_rows, int) and place.rows % lanes == 0:
+            read = lambda r, k: left.at(place.batch, place.i + r, place.first + k)  # noqa: E731
+            return LaneVectors(lambda r, k: b.vector_load(left.buffer, read(r, k), lanes), along_depth=False)
+        return None
 
     def _fetch_next(self, place: Place) -> Callable[[Index], None] | None:
         """What an iteration over K does besides: prefetch its share of what is multiplied next, and what the

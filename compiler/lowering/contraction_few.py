@@ -15,7 +15,7 @@ from flambeau.compiler.lowering.contraction_emitter import Buffer, Value
 from flambeau.compiler.lowering.contraction_packing import Packer, Panel
 from flambeau.compiler.lowering.contraction_problem import Batch, Contraction, Plain, ceil_div
 from flambeau.compiler.lowering.contraction_tiles import Place, Tiles, has_blocks
-from flambeau.compiler.lowering.microkernel import outer_product_tile, transpose
+from flambeau.compiler.lowering.microkernel import LaneVectors, outer_product_tile, transpose
 from flambeau.compiler.schedule.cpu_contraction import ContractionSchedule
 
 #: K that one task packs of A.
@@ -95,6 +95,10 @@ class Few(Tiles):
             assert isinstance(c, int)
             return b.load(plain.buffer, plain.at(batch, columns[c], first + k))
 
+        neighbours = None
+        if s.by_lane and plain.unit_depth:
+            along = lambda c, k: b.vector_load(plain.buffer, plain.at(batch, columns[c], first + k), s.lanes)  # noqa: E731
+            neighbours = LaneVectors(along, along_depth=True)
         fetch = self._successor(plain, batch, left, j, first, s.block_k if blocks else 0)
         for group in range(layout.groups):
             panel = (group * p.k + first) * layout.wide
@@ -113,6 +117,7 @@ class Few(Tiles):
                 a_vector,
                 s.unroll,
                 fetch if group == 0 else None,
+                neighbours=neighbours,
             )
             for at, x in enumerate(sums):
                 c, v = divmod(at, s.vectors)

@@ -19,6 +19,7 @@ from flambeau.compiler.lowering.contraction_tiles import (
     panel_reader,
     relative,
 )
+from flambeau.compiler.lowering.microkernel import LaneVectors
 from flambeau.compiler.lowering.words import multiply_add, ones
 from flambeau.compiler.targets.dots import DotInstruction
 
@@ -214,8 +215,12 @@ class Packed(Tiles):
         meanwhile = None
         if s.ahead and p.b.plain is not None:
             meanwhile = self._fetch(p.b.plain, batch, i, j, packed_from, first, depth)
+        # Behind the last panel's last row lie as many elements as a vector has.
+        rows_of = LaneVectors(
+            lambda r, k: b.vector_load(workspace, (left + k * s.rows + r,), s.lanes), along_depth=False
+        )
         start = self._start(i, j, packed_from)
-        self.finish(place, self.multiply(place, a_at, b_at, meanwhile, start), tile)
+        self.finish(place, self.multiply(place, a_at, b_at, meanwhile, start, rows_of), tile)
 
     def _fetch(
         self, plain: Plain, batch: Batch, i: Index, j: Index, left: Index, first: Index, depth: Index

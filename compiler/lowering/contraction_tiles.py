@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from flambeau.compiler.ir.dims import Dim, Index, minimum
 from flambeau.compiler.lowering.contraction_emitter import Buffer, Emitter, Value
 from flambeau.compiler.lowering.contraction_problem import Batch, Contraction, Panels, Plain, ceil_div
-from flambeau.compiler.lowering.microkernel import ProductSum, outer_product_tile
+from flambeau.compiler.lowering.microkernel import LaneVectors, ProductSum, outer_product_tile
 from flambeau.compiler.lowering.words import multiply_add
 from flambeau.compiler.schedule.cpu_contraction import ContractionSchedule
 
@@ -123,9 +123,10 @@ class Tiles:
         b_at: Callable[[int, Index], Value],
         meanwhile: Callable[[Index], None] | None = None,
         start: list[Value] | None = None,
+        neighbours: LaneVectors | None = None,
     ) -> list[Value]:
         """The tile's sums over its part of K, row by row. ``meanwhile(i)`` is what else to do in iteration i over k; `start`
-        is what the sums start from."""
+        is what the sums start from; `neighbours` gives A's elements by vectors, for targets that have a use for these."""
         s, element = self.s, self.p.accumulator
         if meanwhile is None and self.p.touches is not None:
             meanwhile = lambda i: self.ask_for_epilogue(place, i)  # noqa: E731
@@ -144,6 +145,7 @@ class Tiles:
             meanwhile,
             product=product_of(self.b, self.p),
             start=start,
+            neighbours=neighbours if s.by_lane else None,
         )
 
     def ask_for_epilogue(self, place: Place, number: Index) -> None:

@@ -1,12 +1,15 @@
 """The innermost tile of a contraction: accumulators in registers, fed by K steps of an outer product.
 
 A tile is `rows` x `vectors` accumulators. A step loads `vectors` vectors of B, broadcasts each of `rows` scalars of A
-and multiplies and adds. The accumulators are carried through the loop over K, so they never touch memory.
+and multiplies and adds. The accumulators are carried through the loop over K, so they never touch memory. Where an
+instruction multiplies by a lane of a vector (NEON's `fmla v, v, v.s[1]`), elements of A that are neighbours are loaded
+together (`LaneVectors`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from flambeau.compiler.ir.dims import Index, minimum
 from flambeau.compiler.ir.types import ElementType
@@ -19,6 +22,15 @@ LONGEST = 160
 ScalarAt = Callable[[int, Index], Value]
 VectorAt = Callable[[int, Index], Value]
 ProductSum = Callable[[Value, Value, Value], Value]
+
+
+@dataclass(frozen=True)
+class LaneVectors:
+    """Neighbouring elements of A: the vector ``at(row, k)`` has those of a step's rows from `row` on, or, `along_depth`, those
+    of one row from k on."""
+
+    at: VectorAt
+    along_depth: bool
 
 
 def outer_product_tile(
@@ -35,31 +47,59 @@ def outer_product_tile(
     length: int = 0,
     product: ProductSum | None = None,
     start: list[Value] | None = None,
+    neighbours: LaneVectors | None = None,
 ) -> list[Value]:
     """Accumulators, row by row, of sum over k < `depth` of a_at(row, k) * b_at(vector, k).
 
     Floats are summed in chains (of `length`, if it is given), whose sums are then added: the error grows with the root of a
     chain's length times that of the depth, rather than with the depth. ``meanwhile(i)`` emits what else to do in iteration i
     of the loop over k. ``product(a, b, sum)`` is the sum and the product, if these are not numbers of `element`. `start`:
-    what sums of integers start from; zeros if None.
+    what sums of integers start from; zeros if None. `neighbours`: for A's elements whose neighbours are in the tile too.
     """
     words = product is not None
     if product is None:
         product = lambda x, y, z: b.multiply_add(x, y, z, element)  # noqa: E731
 
-    def step(k: Index, sums: list[Value]) -> list[Value]:
+    def lane(x: Value, number: int) -> Value:
+        return b.shuffle(x, x, [number] * lanes)
+
+    def row_at(k: Index) -> Callable[[int], Value]:
+        """From a row to its element, in all lanes; made when it is multiplied, so that x86 needs no register for it."""
+        if neighbours is None or neighbours.along_depth:
+            return lambda r: b.splat(a_at(r, k), lanes)
+        found = [neighbours.at(r, k) for r in range(0, rows, lanes)]
+        return lambda r: lane(found[r // lanes], r % lanes)
+
+    def step(k: Index, sums: list[Value], row: Callable[[int], Value] | None = None) -> list[Value]:
         columns = [b_at(v, k) for v in range(vectors)]
-        out = []
+        row, out = row or row_at(k), []
         for r in range(rows):
-            scalar = b.splat(a_at(r, k), lanes)
-            out += [product(scalar, columns[v], sums[r * vectors + v]) for v in range(vectors)]
+            left = row(r)
+            out += [product(left, columns[v], sums[r * vectors + v]) for v in range(vectors)]
         return out
+
+    def steps(k: Index, sums: list[Value]) -> list[Value]:
+        """As many as a vector has lanes."""
+        assert neighbours is not None
+        found = [neighbours.at(r, k) for r in range(rows)]
+        for u in range(lanes):
+            sums = step(k + u, sums, lambda r, u=u: lane(found[r], u))  # type: ignore[misc]
+        return sums
 
     zeros = start or [b.zero(element, lanes)] * (rows * vectors)
 
     def chain(start: Index, count: Index) -> list[Value]:
         also = None if meanwhile is None else lambda i: meanwhile(start // unroll + i)
-        return unrolled(b, count, unroll, lambda k, sums: step(start + k, sums), zeros, also)
+        if neighbours is None or not neighbours.along_depth or unroll % lanes:
+            return unrolled(b, count, unroll, lambda k, sums: step(start + k, sums), zeros, also)
+        groups = count // lanes
+        sums = unrolled(
+            b, groups, unroll // lanes, lambda g, sums: steps(start + g * lanes, sums), zeros, also
+        )
+        whole = groups * lanes
+        if not isinstance(count, int):
+            return b.for_(whole, count, 1, lambda k, sums: step(start + k, sums), sums)
+        return unrolled(b, count - whole, lanes, lambda k, sums: step(start + whole + k, sums), sums)
 
     def added(start: Index, count: Index, totals: list[Value]) -> list[Value]:
         return [b.add(x, y, element) for x, y in zip(totals, chain(start, count), strict=True)]

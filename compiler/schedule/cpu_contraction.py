@@ -33,6 +33,8 @@ FETCHED_RUN = 4096
 #: The most rows of the scheme *few*, and the same where B is transposed.
 FEW_ROWS = 128
 FEW_TRANSPOSED = 384
+#: Its most vectors of rows, whose code is written out one after the other.
+FEW_GROUPS = 48
 #: Its least depth, in parts of L1.
 FEW_DEPTH = 64
 #: Tasks that it is cut into unless columns are many, and bytes of a row of B for one.
@@ -60,13 +62,15 @@ TASK_WORK = 1 << 18
 @dataclass(frozen=True)
 class CpuShape:
     """The numbers of a CPU that a contraction's schedule depends on. `halved`: it computes its widest vectors in two steps,
-    so that twice as many of half the width take no longer."""
+    so that twice as many of half the width take no longer. `by_lane`: it multiplies by a lane of a vector, so that scalars come
+    from memory several at a time."""
 
     vector_bits: int = 512
     registers: int = 32
     l1: int = 32 << 10
     l2: int = 1 << 20
     halved: bool = False
+    by_lane: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class ContractionSchedule:
     loop covers `task_rows` x `task_columns` of the result; in the scheme *packed*, B is packed `across` columns at a
     time. With `ahead` the next block of it is fetched from memory meanwhile; in the schemes *direct* and *panel*, the next
     batch element, or B's next panel. In the schemes *direct* and *dot*, the rows of B's memory that come `foresee` rows later
-    are asked for."""
+    are asked for. `by_lane`: elements of A that are neighbours are loaded together."""
 
     scheme: Scheme
     lanes: int
@@ -88,6 +92,7 @@ class ContractionSchedule:
     across: int = 0
     ahead: bool = False
     foresee: int = 0
+    by_lane: bool = False
 
     @property
     def columns(self) -> int:
@@ -240,9 +245,10 @@ def _one(
             return _panels(em, en, k, size, dividing(m, rows), wide, lanes, cpu)
     as_it_lies = a.plain or (words and a.in_words)
     if as_it_lies and isinstance(k, int) and k * vectors * lanes * size <= 2 * cpu.l1 and em <= 512:
-        rows = _fitting_rows(m, vectors, cpu) if words else dividing(m, rows)
+        one_by_one = words and not (cpu.by_lane and not accumulator.is_float)
+        rows = _fitting_rows(m, vectors, cpu) if one_by_one else dividing(m, rows)
         # Where A's rows lie far apart LLVM loads words of several steps at once, and has no registers for them in NEON.
-        unroll = 1 if words and cpu.vector_bits == 128 else UNROLL
+        unroll = 1 if one_by_one and cpu.vector_bits == 128 else UNROLL
         return ContractionSchedule(
             "panel", lanes, rows, vectors, max(k, 1), -(-em // rows) * rows, vectors * lanes, unroll
         )
@@ -336,6 +342,8 @@ def _few(
     elif not lanes // 2 < m:
         return None
     if m > most or m < least * groups * lanes or n < lanes or lanes == 1:
+        return None
+    if groups > FEW_GROUPS:
         return None
     if k * size < cpu.l1 // FEW_DEPTH:
         return None  # so little is summed that transposing what is finished takes longer than packing
@@ -437,6 +445,8 @@ def _from_panels(
     em, ek = _assume(m), _assume(k)
     fitting = cpu.l2 // 2 // (ek * size)
     if a.plain and isinstance(k, int) and fitting >= min(em, rows):
+        if cpu.by_lane and a.unit_depth:  # beside the sums, a vector of each row
+            rows = dividing(m, (cpu.registers - vectors - 1) // (vectors + 1) // 2 * 2)
         down = -(-em // rows)
         # Some parts of the rows, so that a thread finds in its own caches what it made of them before.
         tiles = max(1, min(fitting // rows, max(PANEL_TILES, -(-down // PANEL_PARTS))))
@@ -506,4 +516,5 @@ def cpu_shape(target: TargetDescription) -> CpuShape:
         target.l1_bytes,
         target.l2_bytes,
         halved=target.cpu in HALVING and target.vector_bits == 512,
+        by_lane=target.architecture in ("aarch64", "arm64"),
     )

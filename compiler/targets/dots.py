@@ -8,7 +8,8 @@ A *word* is `group` neighbouring elements in 32 bits; an instruction takes two v
 - AVX512_VNNI and AVX-VNNI `vpdpbusd`: four products of an unsigned and a signed byte. Of two signed bytes, one gets 128
   added; 128 times the sum of the other's is subtracted. Sums wrap, so the result is exact modulo 2^32.
 - SSE2, AVX2, AVX512BW `pmaddwd`: two products of 16-bit integers: bytes are widened first.
-- Armv8.4 `sdot`, `udot`, `usdot` (the last with I8MM), `bfdot` (BF16).
+- Armv8.4 `sdot`, `udot`, `usdot` (the last with I8MM), `bfdot` (BF16). The second factor may be a lane of a vector, so of
+  bytes of one kind B comes first. (LLVM 22 does not find `bfdot` by a lane.)
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def dot_instruction(a: ElementType, b: ElementType, target: TargetDescription) -
 def _of_bf16(target: TargetDescription) -> DotInstruction | None:
     bits = _bits(target)
     if _is_arm(target):
-        return DotInstruction("llvm.aarch64.neon.bfdot.v4f32.v8bf16", bf16, 2) if target.has("bf16") else None
+        bfdot = DotInstruction("llvm.aarch64.neon.bfdot.v4f32.v8bf16", bf16, 2)
+        return bfdot if target.has("bf16") else None
     if not (target.has("avx512bf16") or BF16_NAMES.fullmatch(target.cpu)) or target.vector_bits < 128:
         return None
     prefix = "llvm.x86.avx512bf16"
@@ -118,7 +120,7 @@ def _of_bytes_on_arm(a_signed: bool, b_signed: bool, target: TargetDescription) 
     if not (target.has("dotprod") or _ARM_DOT_NAMES.fullmatch(target.cpu)):
         return None
     kind = "sdot" if a_signed else "udot"
-    return DotInstruction(f"llvm.aarch64.neon.{kind}.v4i32.v16i8", i8, 4)
+    return DotInstruction(f"llvm.aarch64.neon.{kind}.v4i32.v16i8", i8, 4, exchanged=True)
 
 
 def _is_arm(target: TargetDescription) -> bool:
