@@ -140,15 +140,16 @@ class Direct(Tiles):
     def _neighbours(self, left: Plain, place: Place, rows: list[Index]) -> LaneVectors | None:
         """A's elements by vectors, if they are neighbours in memory."""
         b, lanes, words = self.b, self.s.lanes, self.p.a.words
-        if words is not None:
-            along = lambda r, k: words.along_depth(b, place.batch, rows[r], place.first + k, lanes)  # noqa: E731
-            return LaneVectors(along, along_depth=True)
-        if left.unit_depth:
-            read = lambda r, k: left.at(place.batch, rows[r], place.first + k)  # noqa: E731
-            return LaneVectors(lambda r, k: b.vector_load(left.buffer, read(r, k), lanes), along_depth=True)
+
+        def at(r: int, k: Index) -> Value:
+            if words is not None:
+                return words.along_depth(b, place.batch, rows[r], place.first + k, lanes)
+            return b.vector_load(left.buffer, left.at(place.batch, rows[r], place.first + k), lanes)
+
+        if words is not None or left.unit_depth:
+            return LaneVectors(at, along_depth=True)
         if left.unit_row and isinstance(place.valid_rows, int) and place.rows % lanes == 0:
-            read = lambda r, k: left.at(place.batch, place.i + r, place.first + k)  # noqa: E731
-            return LaneVectors(lambda r, k: b.vector_load(left.buffer, read(r, k), lanes), along_depth=False)
+            return LaneVectors(at, along_depth=False)
         return None
 
     def _fetch_next(self, place: Place) -> Callable[[Index], None] | None:
