@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
+from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.base import Elementwise
 from flambeau.compiler.ir.core import Value
 from flambeau.compiler.ir.dims import Index, Symbol, minimum, of_symbol, product
@@ -85,10 +87,8 @@ def _lower_flat(
     ctx: LoweringContext, values: Sequence[Value], shape: tuple[Index, ...], results: set[Value]
 ) -> None:
     """One loop over all elements, in blocks that threads share."""
-    size = product(shape)
-    rank = len(shape)
-    b = ctx.b
-    if rank > 1:
+    size, b = product(shape), ctx.b
+    if len(shape) > 1:
         for value, buffer in list(ctx.memory.items()):
             assert isinstance(buffer.type, MemRefType)
             if buffer.type.rank > 1:
@@ -101,6 +101,43 @@ def _lower_flat(
         # Values of the kernel are computed one after the other, also those that get no memory.
         return v.owner is not None and v not in ctx.memory and v not in group
 
+    with _scalars(ctx, values):
+        _lower_blocks(ctx, values, index, inline, results)
+
+
+@contextmanager
+def _scalars(ctx: LoweringContext, values: Sequence[Value]) -> Iterator[None]:
+    """Inside, what the values compute from single numbers is known, computed here once."""
+    found: list[Value] = []
+    pending, seen = list(values), set(values)
+    while pending:
+        value = pending.pop()
+        for operand in value.owner.operands if value.owner is not None else ():
+            if operand in seen:
+                continue
+            seen.add(operand)
+            if tensor_of(operand).shape != ():
+                pending.append(operand)
+            elif (
+                operand.owner is not None and operand not in ctx.memory and build.splat_value(operand) is None
+            ):
+                found.append(operand)
+    with ExitStack() as known:
+        for value in found:
+            known.enter_context(ctx.known(value, (), ctx.compute(value, ())))
+        yield
+
+
+def _lower_blocks(
+    ctx: LoweringContext,
+    values: Sequence[Value],
+    index: tuple[Index, ...],
+    inline: Callable[[Value], bool],
+    results: set[Value],
+) -> None:
+    """The loop of `_lower_flat`. `index`: of a position in it."""
+    b = ctx.b
+    size = product(tensor_of(values[0]).shape)
     probes = [probe(v, index, inline) for v in values]
     cost = sum(p.cost + 1 for p in probes)
     lanes = ctx.lanes if all(p.straight for p in probes) else 0
