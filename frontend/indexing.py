@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,10 +13,10 @@ from flambeau import dtypes, evaluation
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.shape import Reshape, Slice
 from flambeau.compiler.ir import types as ir
-from flambeau.compiler.ir.core import Value
+from flambeau.compiler.ir.core import Value, infer_types
 from flambeau.creation import from_array, tensor
 from flambeau.pointwise import broadcast_shapes, fit, put, value_of
-from flambeau.tensor import Tensor, axis, method, read, view, view_of, wrap, write
+from flambeau.tensor import Tensor, axis, method, new_tensor, read, view, view_of, wrap, write
 
 
 def _items(index: Any) -> list[Any]:
@@ -56,9 +56,68 @@ def _expanded(items: list[Any], rank: int) -> list[Any]:
     return items[:at] + [slice(None)] * (rank - used) + items[at + 1 :]
 
 
-def _basic(self: Tensor, items: list[Any]) -> tuple[Tensor, list[tuple[int, Tensor]]]:
-    """The view that integers, slices and None make, and the (dimension, index tensor) pairs that remain."""
-    shape = read(self).type.shape  # type: ignore[attr-defined]
+class _Place(NamedTuple):
+    """What integers, slices and None show of a tensor: the view's definitions, its name for autograd, and its type."""
+
+    definitions: tuple[Any, ...]
+    name: str
+    type: Any
+
+    def of(self, tensor: Tensor, known: bool = False) -> Tensor:
+        """The view. It is not looked at yet if its type is `known` to be right and it has no history."""
+        if not self.definitions:
+            return view_of(tensor)
+        cell = tensor._cell
+        if known and cell.parent is None and not cell.value.requires_grad and evaluation.state.trace is None:
+            return new_tensor(cell, (*(tensor._chain or ()), *self.definitions))
+        return view(tensor, *self.definitions, name=self.name)
+
+
+_PLACES: dict[Any, _Place] = {}
+_REMEMBERED = 1 << 12
+
+
+def _description(index: Any) -> Any:
+    """An index of integers, slices, None and ellipses as a hashable value; None for others."""
+    kind = index.__class__
+    if kind is int:
+        return index
+    if kind is slice:
+        for bound in (index.start, index.stop, index.step):
+            if bound is not None and bound.__class__ is not int:
+                return None
+        return index.start, index.stop, index.step
+    if index is None or index is Ellipsis:
+        return index.__class__
+    if kind is not tuple:
+        return None
+    parts = tuple([_description(part) for part in index])
+    return None if None in parts else (tuple, *parts)
+
+
+def _place(self: Tensor, index: Any) -> tuple[_Place, list[tuple[int, Tensor]]]:
+    """The view that an index's integers, slices and None make, and the (dimension, index tensor) pairs that remain."""
+    type_ = read(self).type
+    described = _description(index)
+    if described is not None:
+        found = _PLACES.get((type_, described))
+        if found is not None:
+            return found, []
+    shape = type_.shape  # type: ignore[attr-defined]
+    definitions, name, tensors = _basic(shape, _expanded([_as_tensor(i) for i in _items(index)], len(shape)))
+    types = (type_,)
+    for definition in definitions:
+        types = infer_types(definition, types)
+    place = _Place(definitions, name, types[0])
+    if described is not None and not tensors:
+        if len(_PLACES) >= _REMEMBERED:
+            _PLACES.clear()
+        _PLACES[type_, described] = place
+    return place, tensors
+
+
+def _basic(shape: tuple[Any, ...], items: list[Any]) -> tuple[tuple[Any, ...], str, list[tuple[int, Tensor]]]:
+    """The definitions of a view, its name, and the (dimension, index tensor) pairs that remain."""
     starts, stops, steps = [0] * len(shape), list(shape), [1] * len(shape)
     kept: list[Any] = []
     tensors: list[tuple[int, Tensor]] = []
@@ -113,7 +172,7 @@ def _basic(self: Tensor, items: list[Any]) -> tuple[Tensor, list[tuple[int, Tens
     name = "Slice" if len(definitions) == 1 and isinstance(definitions[0], Slice) else "Select"
     if definitions and isinstance(definitions[0], Reshape):
         name = "Unsqueeze"
-    return (view(self, *definitions, name=name) if definitions else view_of(self)), tensors
+    return tuple(definitions), name, tensors
 
 
 def _int(x: Any) -> Any:
@@ -166,8 +225,8 @@ def in_range(index: Value, size: Any, dim: int) -> Value:
 
 
 def _getitem(self: Tensor, index: Any) -> Tensor:
-    items = _expanded([_as_tensor(i) for i in _items(index)], read(self).type.shape.__len__())  # type: ignore[attr-defined]
-    seen, tensors = _basic(self, items)
+    place, tensors = _place(self, index)
+    seen = place.of(self)
     if not tensors:
         return seen
     x = read(seen)
@@ -176,28 +235,33 @@ def _getitem(self: Tensor, index: Any) -> Tensor:
 
 
 def _setitem(self: Tensor, index: Any, value: Any) -> None:
-    entries = [_as_tensor(i) for i in _items(index)]
-    if len(entries) == 1 and _is_mask(entries[0]) and not (isinstance(value, Tensor) and value.numel() != 1):
-        _masked_set(self, entries[0], value)
+    if _description(index) is None:
+        entries = [_as_tensor(i) for i in _items(index)]
+        if (
+            len(entries) == 1
+            and _is_mask(entries[0])
+            and not (isinstance(value, Tensor) and value.numel() != 1)
+        ):
+            _masked_set(self, entries[0], value)
+            return
+    place, tensors = _place(self, index)
+    if tensors:
+        _put(place.of(self), tensors, value, "set")
         return
-    items = _expanded(entries, self.ndim)
-    seen, tensors = _basic(self, items)
-    if not tensors:
-        new = value
-        like = read(seen)
-        if isinstance(new, Tensor):
-            shape = tuple(new.shape)
-            while len(shape) > len(build.shape_of(like)) and shape[0] == 1:
-                shape = shape[1:]
-            source = build.reshape(read(new), shape)
-            write(seen, fit(source, like))
-        elif isinstance(new, (list, tuple, np.ndarray)):
-            write(seen, fit(read(tensor(new)), like))
-        else:
-            write(seen, value_of(new, like))
-        self._base = None
-        return
-    _put(seen, tensors, value, "set")
+    write(place.of(self, True), _fitted(value, Value(place.type)))
+    self._base = None
+
+
+def _fitted(value: Any, like: Value) -> Value:
+    """What is written to a part of `like`'s type: broadcast to it, without leading dimensions of 1 that it does not have."""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return fit(read(tensor(value)), like)
+    if not isinstance(value, Tensor):
+        return value_of(value, like)
+    shape = tuple(value.shape)
+    while len(shape) > len(build.shape_of(like)) and shape[0] == 1:
+        shape = shape[1:]
+    return fit(build.reshape(read(value), shape), like)
 
 
 def _put(seen: Tensor, tensors: list[tuple[int, Tensor]], value: Any, kind: str) -> None:
@@ -474,8 +538,8 @@ def index_put_(self: Tensor, indices: Sequence[Tensor], values: Tensor, accumula
     if not accumulate:
         _setitem(self, tuple(indices), values)
         return self
-    seen, tensors = _basic(self, _expanded(list(indices), self.ndim))
-    _put(seen, tensors, values, "add")
+    place, tensors = _place(self, tuple(indices))
+    _put(place.of(self), tensors, values, "add")
     return self
 
 

@@ -137,7 +137,9 @@ def put(target: Tensor, result: Value) -> Tensor:
     a, b = build.element_of(result), build.element_of(like)
     if dtypes.category(a) > dtypes.category(b):
         raise RuntimeError(f"result type {_long(a)} can't be cast to the desired output type {_long(b)}")
-    return write(target, fit(result, like))
+    result = fit(result, like)
+    del like  # what it shows may be written over where nobody has it
+    return write(target, result)
 
 
 _LONG = {

@@ -39,10 +39,9 @@ class Replay:
 
     def record(self, inputs: tuple[Value, ...], now: Recorder) -> list[Recorded]:
         """The results of these inputs."""
-        differentiable = any(self.flows)
-        step = now.walk(self, inputs, differentiable)
+        step = now.walk(self, inputs, any(self.flows))
         place = caller_place() if step is None else step.place
-        run = _Run(self.graph, inputs, differentiable)
+        run = _Run(self, inputs)
         made: list[Recorded] = []
         for number, (type_, flows) in enumerate(zip(self.types, self.flows)):
             value = recorded(type_, _Result(run, number), inputs, place)
@@ -68,22 +67,28 @@ def _let_flow(operations: Iterable[Operation]) -> None:
                 result.requires_grad = result.type.element.kind == "float"  # type: ignore[attr-defined]
 
 
+def replay_of(value: Value) -> Replay | None:
+    """Which replay recorded a value, if one did."""
+    rule = value.rule if isinstance(value, Recorded) else None
+    return rule.run.replay if isinstance(rule, _Result) else None
+
+
 class _Run:
     """The operations of one time, made if somebody asks."""
 
-    __slots__ = ("graph", "inputs", "differentiable", "results")
+    __slots__ = ("replay", "inputs", "results")
 
-    def __init__(self, graph: Graph, inputs: tuple[Value, ...], differentiable: bool) -> None:
-        self.graph, self.inputs, self.differentiable = graph, inputs, differentiable
+    def __init__(self, replay: Replay, inputs: tuple[Value, ...]) -> None:
+        self.replay, self.inputs = replay, inputs
         self.results: tuple[Value, ...] | None = None
 
     def result(self, number: int) -> Value:
         if self.results is None:
-            made = rebuild(self.graph, None, self.inputs)
+            made = rebuild(self.replay.graph, None, self.inputs)
             for operation in made.operations:
                 for result in operation.results:
                     result.number = INSIDE
-            if self.differentiable:
+            if any(self.replay.flows):
                 _let_flow(made.operations)
             self.results = made.results
         return self.results[number]

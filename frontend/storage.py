@@ -7,16 +7,20 @@ value back with the chain's inverse. A detached alias is a cell with a parent: t
 from __future__ import annotations
 
 import weakref
+from sys import getrefcount
 from typing import Any
 
 from flambeau import evaluation
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.autograd_ops import GradientOf
 from flambeau.compiler.dialects.graph.shape import BroadcastInDim, Reshape, Slice, Transpose
-from flambeau.compiler.ir.core import Value
+from flambeau.compiler.ir.core import Value, apply, untraced
 from flambeau.compiler.ir.types import i1
 from flambeau.evaluation import record, state
+from flambeau.recent import Recent
+from flambeau.replay import Replay, replay_of
 from flambeau.reverse import Meta, is_leaf, meta_of
+from flambeau.runtime.buffer import copied, is_sole
 
 Chain = tuple[Any, ...]
 
@@ -138,13 +142,67 @@ def apply_chain(chain: Chain, value: Value) -> Value:
         state.grad = before
 
 
+class _Write(Replay):
+    """`write_through`, recorded in one step."""
+
+    __slots__ = ()
+
+
+_WRITES: Recent[Any, _Write] = Recent(1024)
+
+
 def write_through(chain: Chain, base: Value, new: Value, uniform: bool = False) -> Value:
     """`base` with the part that `chain` shows replaced by `new`; `uniform` says that its elements are all equal."""
+    now = state.now
+    if now.trace is not None:
+        return _written(chain, base, new, uniform)
+    flows = now.grad and base.requires_grad, now.grad and new.requires_grad
+    key = chain, base.type, new.type, uniform, flows
+    known = _WRITES.get(key)
+    if known is None:
+        inputs = Value(base.type, None, 0, flows[0]), Value(new.type, None, 0, flows[1])
+        with untraced():
+            result = _written(chain, *inputs, uniform)
+        if result in inputs:  # of a part without elements, or of all
+            return base if result is inputs[0] else new
+        known = _WRITES[key] = _Write(inputs, [result], any(flows))
+    return known.record((base, new), now)[0]
+
+
+def write_now(cell: Cell, chain: Chain, new: Value) -> bool:
+    """Writes through `chain` at once, where histories and traces do not matter and the content is known, or is
+    itself a write that waits: a loop that writes here and there must not compile for each place. The content is written over
+    where nobody else can see it. False if nothing was done."""
+    if state.trace is not None or cell.parent is not None or cell.value.requires_grad or new.requires_grad:
+        return False
+    if not isinstance(chain[0], Slice) or len(chain) > 2 or not isinstance(chain[-1], Slice | Reshape):
+        return False
+    if cell.value.data is None:
+        if not isinstance(replay_of(cell.value), _Write):
+            return False
+        evaluation.evaluate((cell.value,))
+    source = evaluation.content(new)
+    arrays = [cell.value.data]
+    if getrefcount(cell.value) == 2 and is_sole(arrays, 0, 1) and arrays[0].flags.writeable:
+        array = arrays[0]
+    else:
+        array = copied(arrays[0])
+    bounds = zip(chain[0].start_indices, chain[0].limit_indices, chain[0].strides)
+    part = array[tuple([slice(*b) for b in bounds])]
+    part[...] = source.reshape(part.shape)
+    value = Value(cell.value.type)
+    value.data = array
+    cell.value = value
+    cell.version += 1
+    return True
+
+
+def _written(chain: Chain, base: Value, new: Value, uniform: bool) -> Value:
     if uniform and any(isinstance(definition, BroadcastInDim) for definition in chain):
         return _fill_through(chain, base, new)
     stages = [base]
     for definition in chain[:-1]:
-        stages.append(record(definition, stages[-1]))
+        stages.append(apply(definition, stages[-1]))
     for definition, under in zip(reversed(chain), reversed(stages)):
         new = _inverse(definition, under, new)
     return new
@@ -155,7 +213,7 @@ def _fill_through(chain: Chain, base: Value, new: Value) -> Value:
     shapes = [build.shape_of(base)]
     value = base
     for definition in chain[:-1]:
-        value = record(definition, value)
+        value = apply(definition, value)
         shapes.append(build.shape_of(value))
     shown = build.constant(True, i1, build.shape_of(new))
     for definition, shape in zip(reversed(chain), reversed(shapes)):

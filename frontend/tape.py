@@ -105,11 +105,9 @@ class Recorded(Value):
 
     @property
     def definition(self) -> OpDef | None:
+        """None where several operations make it of its sources: they are none of its operation's operands."""
         rule = self.rule
-        if isinstance(rule, Rule):
-            owner = self.owner
-            return None if owner is None else owner.definition
-        return rule
+        return None if isinstance(rule, Rule) else rule
 
 
 _new = object.__new__

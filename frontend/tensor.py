@@ -26,6 +26,7 @@ from flambeau.storage import (
     here,
     replacements,
     strides_of,
+    write_now,
     write_through,
 )
 from flambeau.tape import Recorder
@@ -545,6 +546,10 @@ def write(tensor: Tensor, new: Value, uniform: bool = False) -> Tensor:
     `uniform` says that all its elements are equal, so that an expanded tensor may be written too.
     """
     cell = tensor._cell
+    if tensor._chain:
+        tensor._base = tensor._cached = None  # no longer so, and a reference to what is written
+        if write_now(cell, tensor._chain, new):
+            return tensor
     base = cell.read()
     recorded = state.grad
     if recorded and base.requires_grad and is_leaf(base):

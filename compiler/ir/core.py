@@ -125,7 +125,7 @@ class Region:
 
 
 _INFERRED: dict[tuple[Any, ...], tuple[Type, ...]] = {}
-_REMEMBERED = 1 << 16
+_REMEMBERED = 1 << 14
 
 
 def infer_types(definition: OpDef, operand_types: tuple[Type, ...]) -> tuple[Type, ...]:

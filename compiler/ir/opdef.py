@@ -12,6 +12,7 @@ import inspect
 import types as pytypes
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform, get_type_hints
+from weakref import WeakValueDictionary
 
 from flambeau.compiler.diagnostics import TypeInferenceError
 from flambeau.compiler.ir.types import Type
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 #: Every concrete definition by its name, filled as classes are made.
 REGISTRY: dict[str, type[OpDef]] = {}
 
+#: Instances by their attributes, as long as somebody has them, and the last ones by what their class was called with.
+_INTERNED: WeakValueDictionary[Any, OpDef] = WeakValueDictionary()
 _RAW: dict[Any, OpDef] = {}
-_INTERNED: dict[Any, OpDef] = {}
+_REMEMBERED = 1 << 14
 
 
 class _Interning(type):
@@ -41,6 +44,8 @@ class _Interning(type):
         key = (cls, *((f.name, type(v), v) for f, v in instance.attribute_items()))
         instance = _INTERNED.setdefault(key, instance)
         if raw is not None:
+            if len(_RAW) >= _REMEMBERED:
+                _RAW.clear()
             _RAW[raw] = instance
         return instance
 

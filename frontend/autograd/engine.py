@@ -79,8 +79,8 @@ def _free(roots: Sequence[Value]) -> None:
         if is_leaf(root):
             continue
         meta = meta_of(root)
-        if meta.name is None and root.definition is not None:
-            meta.name = root.definition.name.rpartition(".")[2].title().replace("_", "")
+        if meta.name is None and root.owner is not None:
+            meta.name = root.owner.definition.name.rpartition(".")[2].title().replace("_", "")
         meta.freed = True
         if root.data is not None:
             root.owner = None
