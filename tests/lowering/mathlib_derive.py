@@ -125,6 +125,7 @@ def hyperbolics() -> None:
         what = f"({name.lower()}(x) - x) / x**3 in x**2"
         polynomial(f"{name}_F32", what, odd_tail(f), 0, top, single, one, single=True)
         polynomial(f"{name}_F64", what, odd_tail(f), 0, top, double, one)
+    interval_table("TANH", mp.tanh, "9.02", 6)
 
 
 def trigonometry() -> None:
@@ -180,47 +181,49 @@ def two_over_pi() -> None:
             split(name, value, 3, 53, f"2/pi without its first {cut} binary places")
 
 
-def _erf_centre(start: Number, tries: int) -> tuple[Number, Number]:
-    """An f32 number behind `start` where erf is almost exactly an f32 number, so that a constant term there costs no
-    accuracy; and that number."""
+def _centre(f: Function, start: Number, tries: int) -> tuple[Number, Number]:
+    """An f32 number behind `start` where f is almost exactly an f32 number, so that a constant term there costs no accuracy; and
+    that number."""
     centre = np.float32(float(start))
     best = (mp.mpf(1), centre)
     for _ in range(tries):
-        value = mp.erf(float(centre))
+        value = f(float(centre))
         best = min(best, (abs(value - float(np.float32(float(value)))), centre), key=lambda pair: pair[0])
-        centre = np.nextafter(centre, np.float32(9))
+        centre = np.nextafter(centre, np.float32(99))
     at = mp.mpf(float(best[1]))
-    return at, mp.mpf(float(np.float32(float(mp.erf(at)))))
+    return at, mp.mpf(float(np.float32(float(f(at)))))
 
 
-def _erf_table() -> None:
-    """erf around 16 centres, one in each interval of equal width up to 3.93. The polynomials add to the larger of t and erf
-    at the centre: t in the first interval, where the centre is 0, and erf in the others, since t is at most 0.13."""
-    width = mp.mpf("3.93") / mp.mpf("15.49")
+def interval_table(name: str, f: Function, top: str, degree: int) -> None:
+    """f, which rises from 0 to 1 and has the derivative 1 or so at 0, around 16 centres, one in each interval of equal width
+    up to `top`. The polynomials add to the larger of t and f at the centre: t in the first interval, where the centre is 0,
+    and f in the others, since t is smaller."""
+    width = mp.mpf(top) / mp.mpf("15.49")
     columns: list[list[float]] = []
     worst = 0.0
     for i in range(16):
-        centre, constant = (mp.mpf(0), mp.mpf(0)) if i == 0 else _erf_centre(i * width, 400)
+        centre, constant = (mp.mpf(0), mp.mpf(0)) if i == 0 else _centre(f, i * width, 400)
 
         def slope(t: Number, centre: Number = centre, constant: Number = constant) -> Number:
-            return (mp.erf(centre + t) - max(t, constant)) / t
+            return (f(centre + t) - max(t, constant)) / t
 
         def weight(t: Number, centre: Number = centre) -> Number:
-            return abs(t) / mp.erf(centre + t)
+            return abs(t) / f(centre + t)
 
         low = mp.mpf("1e-6") if i == 0 else (i - mp.mpf("0.5")) * width - centre
-        coefficients, error = fit(slope, low, (i + mp.mpf("0.5")) * width - centre, 4, weight, True)
+        coefficients, error = fit(slope, low, (i + mp.mpf("0.5")) * width - centre, degree, weight, True)
         worst = max(worst, error)
         columns.append([float(centre), float(constant), *coefficients])
     emit(
-        "ERF_WIDTH_F32",
+        f"{name}_WIDTH_F32",
         "the width of the intervals of the table, inverted",
         [float(np.float32(float(1 / width)))],
     )
+    of = name.lower()
     emit(
-        "ERF_TABLE_F32",
-        f"for intervals a centre, erf there, and (erf(c + t) - max(t, erf(c))) / t; error 2**{math.log2(worst):.1f}",
-        [column[row] for row in range(7) for column in columns],
+        f"{name}_TABLE_F32",
+        f"for intervals a centre, {of} there, and ({of}(c + t) - max(t, {of}(c))) / t; error 2**{math.log2(worst):.1f}",
+        [column[row] for row in range(degree + 3) for column in columns],
     )
 
 
@@ -252,7 +255,7 @@ def error_functions() -> None:
     absolute: Function = lambda z: 1 / (1 + erf(z))  # noqa: E731
     polynomial("ERF_F32", "erf(x) / x - 1 in x**2", erf, 0, 1.21, 7, absolute, single=True)
     polynomial("ERF_F64", "erf(x) / x - 1 in x**2", erf, 0, 1, 12, absolute)
-    t0, c0 = _erf_centre(2.3, 3000)
+    t0, c0 = _centre(mp.erf, 2.3, 3000)
     emit(
         "ERF_CENTRE_F32",
         "a number whose erf is an f32 number to 2**-39, and that erf",
@@ -262,7 +265,7 @@ def error_functions() -> None:
         "ERF_LARGE_F32", "(erf(c + t) - erf(c)) / t", lambda t: (mp.erf(t0 + t) - c0) / t,
         mp.mpf("1.1") - t0, mp.mpf("3.93") - t0, 12, abs, single=True,
     )  # fmt: skip
-    _erf_table()
+    interval_table("ERF", mp.erf, "3.93", 4)
     _normal_tail_table()
     for name, k, largest, degree in (("ERFCX_SHORT", 2.5, "10.1", 9), ("ERFCX_F64", 4.0, "27.3", 20)):
 

@@ -88,7 +88,7 @@ DOMAINS: dict[str, tuple[tuple[float, float], tuple[float, float], bool]] = {
 }
 
 #: Functions with another form where there is AVX-512.
-AVX512 = ["erf", "exp", "exp2"]
+AVX512 = ["erf", "exp", "exp2", "tanh"]
 
 #: Largest error in ulp that the tests allow: f32 over all arguments (without FMA too), f64 over samples.
 BOUNDS: dict[str, tuple[float, float]] = {

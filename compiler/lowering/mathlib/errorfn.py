@@ -6,6 +6,7 @@ import math
 
 from flambeau.compiler.lowering.mathlib import coefficients as table
 from flambeau.compiler.lowering.mathlib.exponential import expm1_reduced, magic, power, reduce_exp, two_powers
+from flambeau.compiler.lowering.mathlib.intervals import rising, rows_of
 from flambeau.compiler.lowering.mathlib.logarithm import log
 from flambeau.compiler.lowering.mathlib.num import (
     F32,
@@ -18,11 +19,9 @@ from flambeau.compiler.lowering.mathlib.num import (
 )
 from flambeau.compiler.lowering.mathlib.protocol import Builder, V
 
-#: Rows of 16: centres of intervals, and the coefficients of the polynomials around them, constant terms first.
-_INTERVALS = [table.ERF_TABLE_F32[row : row + 16] for row in range(0, len(table.ERF_TABLE_F32), 16)]
-
-#: Rows of 16 for GELU: coefficients, constant terms first, around multiples of 1/2.
-_NORMAL_TAILS = [table.NORMAL_TAIL_F32[row : row + 16] for row in range(0, len(table.NORMAL_TAIL_F32), 16)]
+_INTERVALS = rows_of(table.ERF_TABLE_F32)
+#: Coefficients for GELU, constant terms first, around multiples of 1/2.
+_NORMAL_TAILS = rows_of(table.NORMAL_TAIL_F32)
 
 
 def erf(b: Builder[V], x: V, fmt: Format) -> V:
@@ -31,7 +30,7 @@ def erf(b: Builder[V], x: V, fmt: Format) -> V:
     value = Real(b, x, fmt)
     a = abs(value)
     if fmt is F32 and b.avx512:
-        return _erf_from_tables(a).with_sign_of(value).v
+        return rising(a, 3.93, table.ERF_WIDTH_F32[0], _INTERVALS).with_sign_of(value).v
     z = a * a
     if fmt is F32:
         small = a.fma(horner(z, table.ERF_F32), a)
@@ -41,18 +40,6 @@ def erf(b: Builder[V], x: V, fmt: Format) -> V:
         return (a < 1.1).select(small, large).with_sign_of(value).v
     small = a.fma(horner(z, table.ERF_F64), a)
     return (a < 1.0).select(small, 1.0 - _erfc_positive(a)).with_sign_of(value).v
-
-
-def _erf_from_tables(magnitude: Real[V]) -> Real[V]:
-    a = magnitude.at_most(3.93)
-    interval = a.fma(table.ERF_WIDTH_F32[0], magic(a.fmt)).bits()
-    centre, constant, *coefficients = [interval.look_up(row) for row in _INTERVALS]
-    t = a - centre
-    slope = coefficients.pop()
-    while coefficients:
-        slope = slope.fma(t, coefficients.pop())
-    # In the first interval the constant term is 0, and t, most of the result, is added to it; in the others t is smaller.
-    return slope.fma(t, t.at_least(constant))
 
 
 def gelu(b: Builder[V], x: V, fmt: Format) -> V:

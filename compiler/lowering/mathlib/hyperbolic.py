@@ -15,11 +15,13 @@ from flambeau.compiler.lowering.mathlib.exponential import (
     reduce_exp,
     scaled_exp,
 )
+from flambeau.compiler.lowering.mathlib.intervals import rising, rows_of
 from flambeau.compiler.lowering.mathlib.logarithm import log, log_of_sum
 from flambeau.compiler.lowering.mathlib.num import F32, F64, Format, Real, fast_two_sum, odd_polynomial
 from flambeau.compiler.lowering.mathlib.protocol import Builder, V
 
 _TANH = {F32: table.TANH_F32, F64: table.TANH_F64}
+_TANH_INTERVALS = rows_of(table.TANH_TABLE_F32)
 _SINH = {F32: table.SINH_F32, F64: table.SINH_F64}
 _ASINH = {F32: table.ASINH_F32, F64: table.ASINH_F64}
 _ATANH = {F32: table.ATANH_F32, F64: table.ATANH_F64}
@@ -46,9 +48,12 @@ def cosh(b: Builder[V], x: V, fmt: Format) -> V:
 
 
 def tanh(b: Builder[V], x: V, fmt: Format) -> V:
-    """Hyperbolic tangent: 1 - 2 / (exp(2 |x|) + 1); the odd polynomial below 0.6."""
+    """Hyperbolic tangent: 1 - 2 / (exp(2 |x|) + 1); the odd polynomial below 0.6. In f32 with AVX-512, polynomials of degree 7
+    whose coefficients come from tables."""
     value = Real(b, x, fmt)
     a = abs(value)
+    if fmt is F32 and b.avx512:
+        return rising(a, 9.02, table.TANH_WIDTH_F32[0], _TANH_INTERVALS).with_sign_of(value).v
     # Above the clamp the result rounds to 1. No two-step scaling: exp(2 a) is far from overflow.
     t, r = reduce_exp((a + a).at_most(20.0 if fmt is F32 else 40.0), fmt.bias)
     s = power(t)
