@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import mmap
+import sys
 import threading
 import time
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flambeau.runtime import system_memory
 from flambeau.runtime.buffer import (
     HUGE_PAGE,
     Allocator,
@@ -48,6 +53,53 @@ def test_alignment_and_every_byte_writable(nbytes: int) -> None:
     assert int(array.sum(dtype=np.int64)) == 255 * nbytes
     del array, buffer
     assert own.trim() == size_class(nbytes)
+
+
+def test_blocks_of_a_region_are_apart_and_go_back_to_the_system() -> None:
+    """Whatever the order and the thread in which they end."""
+    sizes = [size_class(n) for n in (70_000, 300_000, 1_600_000, 65_536, 900_000)]
+
+    def fill(number: int) -> None:
+        rng = np.random.default_rng(number)
+        live: list[tuple[int, int, int]] = []
+        for step in range(200):
+            if live and rng.random() < 0.45:
+                ptr, size, mark = live.pop(int(rng.integers(len(live))))
+                assert (ctypes.c_char * size).from_address(ptr).raw == bytes([mark]) * size
+                system_memory.free(ptr, size)
+                continue
+            size, mark = int(rng.choice(sizes)), (number * 50 + step) % 251
+            ptr = system_memory.allocate(size)
+            assert ptr and ptr % 64 == 0
+            ctypes.memset(ptr, mark, size)
+            live.append((ptr, size, mark))
+        for ptr, size, mark in live:
+            assert (ctypes.c_char * size).from_address(ptr).raw == bytes([mark]) * size
+            system_memory.free(ptr, size)
+
+    threads = [threading.Thread(target=fill, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_freed_block_of_a_region_has_no_pages() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    size = size_class(1 << 20)
+    blocks = [system_memory.allocate(size) for _ in range(64)]
+    for ptr in blocks:
+        ctypes.memset(ptr, 1, size)
+    full = resident()
+    for ptr in blocks[::2]:  # every other one, so that no region is empty
+        system_memory.free(ptr, size)
+    assert full - resident() > 24 * size
+    for ptr in blocks[1::2]:
+        system_memory.free(ptr, size)
+    assert full - resident() > 56 * size
 
 
 def test_freed_blocks_are_reused_by_class() -> None:
@@ -211,8 +263,6 @@ def test_addresses_of_arrays() -> None:
 
 
 def test_the_heap_may_be_trimmed_at_any_time() -> None:
-    from flambeau.runtime import system_memory
-
     kept = np.arange(1 << 16)
     del_me = [bytes(1000) for _ in range(1000)]
     del del_me
