@@ -12,6 +12,7 @@ from flambeau.compiler.dialects.graph.blocked_convolution import BlockedConvolut
 from flambeau.compiler.dialects.graph.contraction import DotGeneral, SideAxes, accumulator_of
 from flambeau.compiler.dialects.graph.convolution import Convolution
 from flambeau.compiler.dialects.graph.expanded_depthwise import ExpandedDepthwise
+from flambeau.compiler.dialects.graph.im2col import SHORT_RUN
 from flambeau.compiler.dialects.graph.packing import UnpackPanels
 from flambeau.compiler.dialects.graph.winograd import WinogradConvolution
 from flambeau.compiler.ir.core import Operation, Value
@@ -178,7 +179,9 @@ def _lower_gradient(
             return ctx.spread(ctx.e.convert(ctx.read(value, index(batch, row, k)), accumulator).value)
 
         extents = type.shape[feature_axis], math.prod(grid)
-        return _operand(ctx, value, load, index, extents, (plan.images,), None)
+        # Every other element of a row is read in vectors.
+        run = ("depth", grid[-1]) if steps[-1] <= 2 and grid[-1] >= SHORT_RUN else None
+        return _operand(ctx, value, load, index, extents, (plan.images,), run)
 
     assert workspace is not None
     buffer = ctx.b.from_pointer(workspace, (plan.workspace_elements,), accumulator)

@@ -6,22 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flambeau
-from flambeau.compiler.dialects.graph import build
-from flambeau.compiler.dialects.graph.convolution import Convolution, convolution_of
-from flambeau.compiler.ir import interpreter
-from flambeau.compiler.ir.core import Graph, Value, apply
-from flambeau.compiler.ir.types import ElementType, f32, f64, tensor
-from flambeau.compiler.lowering import contractions
-from flambeau.execution import run_graph
+from flambeau.compiler.dialects.graph.convolution import convolution_of
+from flambeau.compiler.ir.types import ElementType, f32, f64
+from tests.lowering import convolution_harness as harness
 
-Shape = tuple[int, ...]
-#: Operation, input, kernel.
-CASES: dict[str, tuple[Convolution, Shape, Shape]] = {
+CASES: dict[str, harness.Case] = {
     "7 x 7, stride 2": (convolution_of(2, 2, 3, 1), (1, 3, 62, 62), (16, 3, 7, 7)),
     "3 x 3, stride 2": (convolution_of(2, 2, 1, 1), (2, 3, 64, 64), (32, 3, 3, 3)),
     "stride 1": (convolution_of(2, 1, 1, 1), (1, 3, 20, 32), (24, 3, 3, 3)),
@@ -42,67 +35,30 @@ CASES: dict[str, tuple[Convolution, Shape, Shape]] = {
 }  # fmt: skip
 
 
-def _check(op: Convolution, shapes: tuple[Shape, Shape], element: ElementType, kernel: ElementType) -> None:
-    """With an input that is computed, and an epilogue that reads the position and the feature."""
-    x, w = Value(tensor(shapes[0], element)), Value(tensor(shapes[1], kernel))
-    result = apply(replace(op, element=kernel), build.mul(x, 2), w)
-    shape = build.shape_of(result)
-    other, bias = Value(tensor(shape, kernel)), Value(tensor((shape[1],), kernel))
-    shifted = build.add(result, build.broadcast_along(bias, shape, 1))
-    graph = Graph((x, w, other, bias), [build.add(build.maximum(shifted, build.full_like(result, 0)), other)])
-    rng = np.random.default_rng(0)
-    arrays = [rng.standard_normal(v.type.shape).astype(v.type.element.numpy) for v in graph.parameters]  # type: ignore[attr-defined]
-    (expected,) = interpreter.evaluate(graph, arrays)
-    (actual,) = run_graph(graph, arrays)
-    tolerance = {f32: 5e-5, f64: 1e-13}[kernel]
-    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
-
-
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The plans of the convolutions that were lowered in this way."""
-    plans: list[object] = []
-    lower = contractions.lower_shallow_convolution
-
-    def spy(ctx: object, operation: object, plan: object) -> None:
-        plans.append(plan)
-        lower(ctx, operation, plan)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(contractions, "lower_shallow_convolution", spy)
-    return plans
+    return harness.spy(monkeypatch, "lower_shallow_convolution")
 
 
 @pytest.mark.parametrize("element", [f32, f64], ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_cases(name: str, element: ElementType, taken: list[object]) -> None:
-    op, *shapes = CASES[name]
-    _check(op, (shapes[0], shapes[1]), element, element)
+    harness.check(CASES[name], element, computed=True)
     assert taken, "the case must reach the code under test"
 
 
 @given(st.data())
 @settings(max_examples=25, deadline=None)
 def test_any_shape(data: st.DataObject) -> None:
-    integers = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
+    integers = harness.drawing(data)
     channels, features = integers(1, 4), integers(1, 20)
-    space = (integers(1, 20), integers(2, 70))
-    window = (integers(1, 5), integers(1, 5))
-    strides, dilation = (integers(1, 3), integers(1, 3)), (integers(1, 3), integers(1, 3))
-    padding = tuple([(integers(-1, 4), integers(-1, 4)) for _ in range(2)])
-    for n, k, d, (low, high) in zip(space, window, dilation, padding, strict=True):
-        assume(n + low + high >= (k - 1) * d + 1)
-    op = replace(convolution_of(2, strides, 0, dilation), padding=padding)
-    _check(op, ((integers(1, 2), channels, *space), (features, channels, *window)), f32, f32)
+    op, space, window = harness.any_image(integers, (20, 70), (3, 3))
+    harness.check((op, (integers(1, 2), channels, *space), (features, channels, *window)), f32, computed=True)
 
 
 def test_any_number_of_images(taken: list[object]) -> None:
-    layer = flambeau.nn.Conv2d(3, 12, 3, stride=2, padding=1)
-    compiled = flambeau.compile(layer)
-    for images in (1, 2, 3, 5):
-        x = flambeau.randn(images, 3, 15, 63)
-        numbers = [torch.from_numpy(v.detach().numpy()) for v in (x, layer.weight, layer.bias)]
-        expected = torch.nn.functional.conv2d(*numbers, stride=2, padding=1)
-        np.testing.assert_allclose(compiled(x).detach().numpy(), expected.numpy(), rtol=1e-5, atol=1e-5)
+    harness.check_any_number_of_images(flambeau.nn.Conv2d(3, 12, 3, stride=2, padding=1), (15, 63))
     assert taken
 
 
