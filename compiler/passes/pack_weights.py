@@ -46,6 +46,9 @@ def pack_weights(
         width = panel_width(d.m, d.n, d.k, d.accumulator, cpu, dot is not None, transposed)
         if width == 0:
             return None
+        if repeated and dot is None:
+            # Few rows meet each panel, which three vectors of columns make too large for L1: a step of an LSTM takes 2 % longer.
+            width = min(width, 2 * cpu.vector_bits // d.accumulator.bits)
         group, flip = (1, False) if dot is None else (dot.group, dot.correction != 0)
         layout = PackPanels(*d.rhs_axes, width, group, flip)
         panels = packed.get((layout, right))
