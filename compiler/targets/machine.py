@@ -26,6 +26,7 @@ from typing import Any
 
 from flambeau.compiler import options
 from flambeau.compiler.diagnostics import CompilationError
+from flambeau.compiler.targets.caches import TYPICAL, cache_sizes
 
 
 class CodegenError(CompilationError):
@@ -114,7 +115,6 @@ define <16 x float> @f(<16 x float> %a, <16 x float> %b) {
 """
 # What every Linux distribution for RISC-V builds for (RV64GC), with its hard-float ABI.
 _RISCV_LINUX = "+m,+a,+f,+d,+c"
-_FALLBACK_CACHES = (32 << 10, 512 << 10, 8 << 20)
 
 
 @functools.cache
@@ -147,8 +147,8 @@ def _as_cpu(cpu: str) -> TargetDescription:
 
 @functools.cache
 def cross_target(triple: str, cpu: str = "", features: str = "") -> TargetDescription:
-    """Any target that LLVM generates code for; an empty `cpu` is the architecture's base line. Caches are
-    typical sizes.
+    """Any target that LLVM generates code for; an empty `cpu` is the architecture's base line. Caches are those
+    that `targets.caches` knows of the CPU, or typical ones.
 
     Raises CodegenError for a triple or a CPU that LLVM does not know.
     """
@@ -163,7 +163,7 @@ def cross_target(triple: str, cpu: str = "", features: str = "") -> TargetDescri
     bits, registers = _widest(item[1:] for item in features.split(",") if item.startswith("+"))
     if bits == 0:
         bits, registers = _probe_vectors(triple, cpu, features)
-    return TargetDescription(triple, cpu, features, layout, bits, registers, *_FALLBACK_CACHES)
+    return TargetDescription(triple, cpu, features, layout, bits, registers, *cache_sizes(cpu))
 
 
 def normalize_triple(triple: str) -> str:
@@ -332,7 +332,7 @@ def _probe_vectors(triple: str, cpu: str, features: str) -> tuple[int, int]:
 
 def _host_caches() -> tuple[int, int, int]:
     """Data cache sizes from sysfs; typical sizes where it does not tell (other systems, some virtual machines)."""
-    sizes = dict(zip((1, 2, 3), _FALLBACK_CACHES, strict=True))
+    sizes = dict(zip((1, 2, 3), TYPICAL, strict=True))
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         try:
             kind = (index / "type").read_text().strip()

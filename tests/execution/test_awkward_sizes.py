@@ -278,13 +278,18 @@ def placed(array: Array, offset: int) -> Array:
 
 def results(t: Any, case: Case, program: Program, inputs: list[Any]) -> list[Array]:
     """The program's result and its gradients for a fixed cotangent."""
+    return [x.detach().numpy() for x in tensors(t, case, program, inputs)]
+
+
+def tensors(t: Any, case: Case, program: Program, inputs: list[Any]) -> list[Any]:
+    """As `results`, before anything is looked at."""
     if not case.gradients:
-        return [program(*inputs).numpy()]
+        return [program(*inputs)]
     leaves = [x.requires_grad_() for x in inputs if x.dtype.is_floating_point]
     y = program(*inputs)
     weights = np.cos(np.arange(y.numel())).reshape(tuple(y.shape))
-    cotangent = t.from_numpy(weights.astype(y.detach().numpy().dtype))
-    return [g.detach().numpy() for g in (y, *t.autograd.grad(y, leaves, cotangent))]
+    cotangent = t.from_numpy(weights.astype(np.float64 if y.dtype is t.float64 else np.float32))
+    return [y, *t.autograd.grad(y, leaves, cotangent)]
 
 
 def assert_close(found: list[Array], wanted: list[Array], single: list[Array], tolerance: float) -> None:

@@ -42,6 +42,21 @@ exit:
 """
 
 
+@pytest.mark.parametrize(
+    ("triple", "cpu", "caches"),
+    [
+        ("aarch64-linux-gnu", "neoverse-n1", (64, 1024, 32768)),
+        ("aarch64-macos", "apple-m1", (128, 3072, 8192)),
+        ("aarch64-linux-gnu", "cortex-a72", (32, 256, 1024)),
+        ("x86_64-linux-gnu", "skylake-avx512", (32, 1024, 24576)),
+        ("aarch64-linux-gnu", "", (32, 512, 8192)),
+    ],
+)
+def test_caches_of_cpus_by_name(triple: str, cpu: str, caches: tuple[int, int, int]) -> None:
+    target = cross_target(triple, cpu)
+    assert (target.l1_bytes, target.l2_bytes, target.l3_bytes) == tuple(size << 10 for size in caches)
+
+
 def test_host_target_describes_this_machine() -> None:
     host = host_target()
     assert host is host_target()
