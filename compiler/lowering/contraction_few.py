@@ -22,6 +22,8 @@ from flambeau.compiler.schedule.cpu_contraction import ContractionSchedule
 PACKED_DEPTH = 128
 #: Bytes of a row of B between the column that is computed and the one that is fetched.
 FETCHED_AHEAD = 768
+#: Groups of rows from which on they are a loop.
+MANY = 3
 
 
 class FewLayout:
@@ -60,12 +62,27 @@ class Few(Tiles):
             first = at[0] * PACKED_DEPTH
             even = isinstance(p.k, int) and p.k % PACKED_DEPTH == 0
             depth = PACKED_DEPTH if even else minimum(p.k - first, PACKED_DEPTH)
-            for group in range(layout.groups):
-                start = (group * p.k + first) * layout.wide
-                row = group * layout.wide
-                packer.pack(batch, Panel(self.workspace, start, layout.wide, row, p.m - row, first, depth))
+
+            def group(number: Index, rows: int) -> None:
+                start = (number * p.k + first) * layout.wide
+                row = number * layout.wide
+                packer.pack(batch, Panel(self.workspace, start, layout.wide, row, rows, first, depth))
+
+            self._each(p.m, layout.wide, group)
 
         self.b.parallel([ceil_div(p.k, PACKED_DEPTH)], part)
+
+    def _each(self, m: Index, wide: int, body: Callable[[Index, int], None]) -> None:
+        """`body(number, rows)` for each `wide` rows of `m`; a loop, where they are many: LLVM takes long enough for one."""
+        assert isinstance(m, int)
+        whole = m // wide
+        if whole < MANY:
+            for number in range(whole):
+                body(number, wide)
+        else:
+            self.b.for_(0, whole, 1, lambda at, _: body(at, wide))
+        if m % wide:
+            body(whole, m % wide)
 
     def _task(self, batch: Batch, left: Index) -> None:
         b, p, s, layout = self.b, self.p, self.s, self.layout
@@ -100,10 +117,11 @@ class Few(Tiles):
             along = lambda c, k: b.vector_load(plain.buffer, plain.at(batch, columns[c], first + k), s.lanes)  # noqa: E731
             neighbours = LaneVectors(along, along_depth=True)
         fetch = self._successor(plain, batch, left, j, first, s.block_k if blocks else 0)
-        for group in range(layout.groups):
-            panel = (group * p.k + first) * layout.wide
 
-            def a_vector(v: int, k: Index, panel: Index = panel) -> Value:
+        def group(number: Index, fetches: bool) -> None:
+            panel = (number * p.k + first) * layout.wide
+
+            def a_vector(v: int, k: Index) -> Value:
                 return b.vector_load(self.workspace, (panel + k * layout.wide + v * s.lanes,), s.lanes)
 
             sums = outer_product_tile(
@@ -116,15 +134,22 @@ class Few(Tiles):
                 b_element,
                 a_vector,
                 s.unroll,
-                fetch if group == 0 else None,
+                fetch if fetches else None,
                 neighbours=neighbours,
             )
             for at, x in enumerate(sums):
                 c, v = divmod(at, s.vectors)
-                place = (layout.sums + (j + c) * layout.height + group * layout.wide + v * s.lanes,)
+                place = (layout.sums + (j + c) * layout.height + number * layout.wide + v * s.lanes,)
                 if blocks:
                     x = b.add(x, b.vector_load(self.workspace, place, s.lanes), p.accumulator)
                 b.vector_store(x, self.workspace, place)
+
+        group(0, True)
+        if layout.groups > MANY:
+            b.for_(1, layout.groups, 1, lambda at, _: group(at, False))
+            return
+        for number in range(1, layout.groups):
+            group(number, False)
 
     def _successor(
         self, plain: Plain, batch: Batch, left: Index, j: Index, first: Index, block: int
@@ -159,11 +184,14 @@ class Few(Tiles):
         b, p, lanes, layout = self.b, self.p, self.s.lanes, self.layout
         assert isinstance(p.m, int)
         valid = lanes if isinstance(p.n, int) and p.n % lanes == 0 else p.n - j
-        for i in range(0, p.m, lanes):
-            square = [
+
+        def square(number: Index, rows: int) -> None:
+            i = number * lanes
+            columns = [
                 b.vector_load(self.workspace, (layout.sums + (j + c) * layout.height + i,), lanes)
                 for c in range(lanes)
             ]
-            rows = min(lanes, p.m - i)
             place = Place(batch, i, rows, rows, j, 1, valid, 0, p.k)
-            self.epilogue(place, transpose(b, square)[:rows], tile, 0)
+            self.epilogue(place, transpose(b, columns)[:rows], tile, 0)
+
+        self._each(p.m, lanes, square)
