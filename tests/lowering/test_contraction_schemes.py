@@ -337,8 +337,24 @@ def test_few_rows_against_a_large_matrix(size: tuple[int, int, int], partial: bo
     for transposed in ("", "a", "b", "ab"):
         for plain in ("ab", "b"):
             scheme = run((), *size, transposed=transposed, plain=plain, partial=partial, bias=True)
-            assert scheme == "few"
+            assert scheme == "few" or (scheme, transposed, plain) == ("dot", "b", "ab")
         assert run((1,), *size, transposed=transposed, plain="b", vector_store=False) == "few"
+
+
+def test_few_rows_that_fill_no_vectors_run_along_depth() -> None:
+    """Both operands have K along memory: the scheme *few* would compute rows that do not exist."""
+    along = OperandFacts(True, False, True)
+    for m, k, scheme in [
+        (9, 768, "dot"),
+        (17, 4096, "dot"),
+        (32, 768, "few"),
+        (30, 4096, "dot"),
+        (30, 256, "few"),
+    ]:
+        s = choose(m, 4096, k, T.f32, along, along, CpuShape())
+        assert s.scheme == scheme and (scheme == "few" or (s.task_rows >= m and s.foresee == s.vectors))
+    s = choose(256, 10, 512, T.f32, along, along, CpuShape())
+    assert s.scheme == "dot" and s.task_rows < 64  # tasks for threads
 
 
 def test_shallow_products_of_few_rows_are_packed() -> None:
