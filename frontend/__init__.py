@@ -2,7 +2,21 @@
 
 from math import e, inf, nan, pi
 
-from flambeau import autograd, linalg, nn, optim, profiler, random, utils
+from flambeau import autograd, in_place, linalg, nn, optim, profiler, random, utils
+from flambeau.arithmetic import (
+    add,
+    atan2,
+    div,
+    floor_divide,
+    fmod,
+    maximum,
+    minimum,
+    mul,
+    pow,
+    reciprocal,
+    remainder,
+    sub,
+)
 from flambeau.autograd import (
     enable_grad,
     inference_mode,
@@ -11,6 +25,7 @@ from flambeau.autograd import (
     no_grad,
     set_grad_enabled,
 )
+from flambeau.conversion import result_type
 from flambeau.creation import (
     arange,
     as_tensor,
@@ -59,8 +74,7 @@ from flambeau.dtypes import float_ as float
 from flambeau.dtypes import int_ as int
 from flambeau.evaluation import sync
 from flambeau.export import Exported, export
-from flambeau.indexing import (
-    argwhere,
+from flambeau.gathering import (
     bincount,
     gather,
     index_add,
@@ -68,9 +82,6 @@ from flambeau.indexing import (
     index_fill,
     index_put,
     index_select,
-    masked_fill,
-    masked_select,
-    nonzero,
     scatter,
     scatter_add,
     scatter_add_,
@@ -78,7 +89,23 @@ from flambeau.indexing import (
     take_along_dim,
     unique,
 )
+from flambeau.indexing import argwhere, masked_fill, masked_select, nonzero
 from flambeau.jit import compile
+from flambeau.joining import (
+    cat,
+    concat,
+    concatenate,
+    flip,
+    fliplr,
+    flipud,
+    hstack,
+    meshgrid,
+    repeat_interleave,
+    roll,
+    stack,
+    tile,
+    vstack,
+)
 from flambeau.linalg import (
     _int_mm,
     addmm,
@@ -94,19 +121,18 @@ from flambeau.linalg import (
     trace,
 )
 from flambeau.looping import scan
+from flambeau.operands import broadcast_shapes as _broadcast_shapes
 from flambeau.parallel import get_num_threads, set_num_threads
 from flambeau.planning import stats
 from flambeau.pointwise import (
     abs,
     acos,
     acosh,
-    add,
     addcdiv,
     addcmul,
     asin,
     asinh,
     atan,
-    atan2,
     atanh,
     bitwise_and,
     bitwise_left_shift,
@@ -121,7 +147,6 @@ from flambeau.pointwise import (
     cos,
     cosh,
     digamma,
-    div,
     eq,
     erf,
     erfc,
@@ -130,8 +155,6 @@ from flambeau.pointwise import (
     exp2,
     expm1,
     floor,
-    floor_divide,
-    fmod,
     ge,
     gt,
     isfinite,
@@ -149,18 +172,11 @@ from flambeau.pointwise import (
     logical_or,
     logical_xor,
     lt,
-    maximum,
-    minimum,
-    mul,
     nan_to_num,
     ne,
     neg,
     positive,
-    pow,
-    reciprocal,
     relu,
-    remainder,
-    result_type,
     round,
     rsqrt,
     sigmoid,
@@ -169,13 +185,11 @@ from flambeau.pointwise import (
     sinh,
     sqrt,
     square,
-    sub,
     tan,
     tanh,
     trunc,
     where,
 )
-from flambeau.pointwise import broadcast_shapes as _broadcast_shapes
 from flambeau.printing import set_printoptions
 from flambeau.random import (
     Generator,
@@ -230,38 +244,25 @@ from flambeau.serialization import load, save
 from flambeau.shaping import (
     broadcast_tensors,
     broadcast_to,
-    cat,
     chunk,
-    concat,
-    concatenate,
     diag,
     diag_embed,
     diagonal,
     flatten,
-    flip,
-    fliplr,
-    flipud,
-    hstack,
-    meshgrid,
     movedim,
     narrow,
     permute,
     ravel,
-    repeat_interleave,
     reshape,
-    roll,
     select,
     split,
     squeeze,
-    stack,
     t,
     tensor_split,
-    tile,
     transpose,
     unbind,
     unflatten,
     unsqueeze,
-    vstack,
 )
 from flambeau.tensor import Size, Tensor
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from flambeau.arithmetic import add, mul
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.contraction import DotGeneral
 from flambeau.compiler.ir import types as ir
 from flambeau.compiler.ir.core import Value
 from flambeau.evaluation import record
-from flambeau.pointwise import add, broadcast_shapes, deliver, mul
+from flambeau.operands import broadcast_shapes, deliver
 from flambeau.tensor import Tensor, method, read, wrap
 
 _MM = DotGeneral((), (), (1,), (0,))

@@ -16,7 +16,7 @@ from flambeau.compiler.ir.core import Value
 from flambeau.creation import finish, size_of
 from flambeau.dtypes import dtype as DType
 from flambeau.evaluation import record
-from flambeau.pointwise import broadcast_shapes, put, value_of
+from flambeau.operands import broadcast_shapes, put, value_of
 from flambeau.storage import Cell
 from flambeau.tensor import Tensor, method, new_tensor, read, wrap, write
 

@@ -15,7 +15,7 @@ from flambeau.compiler.ir import types as ir
 from flambeau.compiler.ir.core import Value
 from flambeau.dtypes import dtype as DType
 from flambeau.evaluation import record_all
-from flambeau.pointwise import deliver, floating, operands
+from flambeau.operands import deliver, floating, operands
 from flambeau.tensor import Tensor, axes, axis, made, method, read, wrap
 
 max_result = namedtuple("max", ["values", "indices"])

@@ -9,7 +9,6 @@ guessed is checked for each graph: its numbers have to be those that the express
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -131,10 +130,10 @@ def _expression(column: tuple[int, ...], symbols: dict[tuple[int, ...], Index]) 
         if a is not None:
             return symbol * a + b
     for (s, x), (t, y) in combinations_with_replacement(symbols.items(), 2):
-        ratios = {Fraction(c, p * q) for c, p, q in zip(column, s, t)}
-        ratio = ratios.pop()
-        if not ratios and ratio.denominator == 1:
-            return x * y * int(ratio)
+        ratios = {divmod(c, p * q) for c, p, q in zip(column, s, t)}
+        ratio, rest = ratios.pop()
+        if not ratios and rest == 0:
+            return x * y * ratio
     return None
 
 
@@ -143,11 +142,11 @@ def _line(x: Sequence[int], y: Sequence[int]) -> tuple[int | None, int]:
     i = next((n for n in range(len(x)) if x[n] != x[0]), None)
     if i is None:
         return None, 0
-    a = Fraction(y[i] - y[0], x[i] - x[0])
+    a, rest = divmod(y[i] - y[0], x[i] - x[0])
     b = y[0] - a * x[0]
-    if a.denominator != 1 or b.denominator != 1 or any(a * p + b != q for p, q in zip(x, y)):
+    if rest or any(a * p + b != q for p, q in zip(x, y)):
         return None, 0
-    return int(a), int(b)
+    return a, b
 
 
 class _Filling:

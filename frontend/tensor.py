@@ -17,6 +17,7 @@ from flambeau.compiler.dialects.graph.autograd_ops import Copy
 from flambeau.compiler.ir.core import Value
 from flambeau.compiler.ir.types import Type
 from flambeau.evaluation import LIMIT, record, state
+from flambeau.handles import RemovableHandle
 from flambeau.reverse import Meta, is_leaf, meta_of
 from flambeau.storage import (
     Cell,
@@ -240,14 +241,14 @@ class Tensor:
         if not is_leaf(value):
             meta_of(value).retain.append(weakref.ref(self))
 
-    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Handle:
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """Call `hook(grad)` when the gradient with respect to this tensor is known; it may return another one."""
         value = read(self)
         if not value.requires_grad:
             raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
-        return Handle(meta_of(value).hooks, hook)
+        return RemovableHandle(meta_of(value).hooks, hook)
 
-    def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> Handle:
+    def register_post_accumulate_grad_hook(self, hook: Callable[[Tensor], None]) -> RemovableHandle:
         """Call `hook(self)` after a gradient was added to `.grad` of a leaf."""
         value = read(self)
         if not value.requires_grad or not is_leaf(value):
@@ -255,7 +256,7 @@ class Tensor:
         meta = meta_of(value)
         if meta.function is None:
             meta.function = {}
-        return Handle(meta.function, hook)
+        return RemovableHandle(meta.function, hook)
 
     def detach(self) -> Tensor:
         """The same memory, no history."""
@@ -410,21 +411,6 @@ class GradFunction:
         owner = self._value.owner
         flowing = [] if owner is None else [v for v in owner.operands if v.requires_grad]
         return tuple((None if is_leaf(v) else GradFunction(v), 0) for v in flowing)
-
-
-class Handle:
-    """Removes a hook again."""
-
-    _count = 0
-
-    def __init__(self, hooks: dict[int, Any], hook: Any) -> None:
-        Handle._count += 1
-        self.id = Handle._count
-        self._hooks = hooks
-        hooks[self.id] = hook
-
-    def remove(self) -> None:
-        self._hooks.pop(self.id, None)
 
 
 def _fill(tensor: Tensor, cell: Cell, chain: Chain | None) -> None:

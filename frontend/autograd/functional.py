@@ -8,7 +8,7 @@ from typing import Any
 from flambeau.autograd.engine import grad
 from flambeau.autograd.modes import enable_grad
 from flambeau.creation import zeros_like
-from flambeau.shaping import stack
+from flambeau.joining import stack
 from flambeau.tensor import Tensor
 
 

@@ -19,13 +19,13 @@ from flambeau.compiler.ir.dims import Index
 from flambeau.compiler.ir.types import ElementType, i1, tensor
 from flambeau.creation import empty, zeros
 from flambeau.dtypes import dtype as DType
+from flambeau.joining import cat, stack
 from flambeau.looping import apply_scan
 from flambeau.nn import functional as F
 from flambeau.nn import init
 from flambeau.nn.module import Module
 from flambeau.nn.parameter import Parameter
 from flambeau.nn.utils.rnn import PackedSequence, pad_packed, repack
-from flambeau.shaping import cat, stack
 from flambeau.tensor import Tensor, read, wrap
 
 #: Rows of the weights for each unit, by mode.

@@ -9,6 +9,7 @@ from typing import Any
 
 from flambeau.creation import empty, zeros
 from flambeau.dtypes import dtype as DType
+from flambeau.joining import cat
 from flambeau.nn import functional as F
 from flambeau.nn import init
 from flambeau.nn.activation import Dropout
@@ -18,7 +19,6 @@ from flambeau.nn.linear import Linear
 from flambeau.nn.module import Module
 from flambeau.nn.normalization import LayerNorm
 from flambeau.nn.parameter import Parameter
-from flambeau.shaping import cat
 from flambeau.tensor import Tensor
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from flambeau import dtypes
+from flambeau.arithmetic import maximum
 from flambeau.optim.optimizer import Optimizer, check, gradient_of
-from flambeau.pointwise import maximum
 from flambeau.tensor import Tensor
 
 

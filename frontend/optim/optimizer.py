@@ -13,26 +13,11 @@ from flambeau import evaluation
 from flambeau.autograd import enable_grad, no_grad
 from flambeau.compiler.ir import types as ir
 from flambeau.creation import from_array
+from flambeau.handles import RemovableHandle
 from flambeau.optim.updates import Updates
 from flambeau.tensor import Tensor, wrap
 
 required = object()
-
-
-class Handle:
-    """Removes a hook again."""
-
-    _next = 0
-
-    def __init__(self, hooks: dict[int, Any], hook: Any) -> None:
-        self.id = Handle._next
-        Handle._next += 1
-        self._hooks = hooks
-        hooks[self.id] = hook
-
-    def remove(self) -> None:
-        """The hook is called no more."""
-        self._hooks.pop(self.id, None)
 
 
 class Optimizer:
@@ -126,13 +111,13 @@ class Optimizer:
                     p.grad = p.grad.detach()
                     p.grad.zero_()
 
-    def register_step_pre_hook(self, hook: Callable[..., Any]) -> Handle:
+    def register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """Before each step: ``hook(optimizer, args, kwargs)``."""
-        return Handle(self._pre_hooks, hook)
+        return RemovableHandle(self._pre_hooks, hook)
 
-    def register_step_post_hook(self, hook: Callable[..., Any]) -> Handle:
+    def register_step_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
         """After each step: ``hook(optimizer, args, kwargs)``."""
-        return Handle(self._post_hooks, hook)
+        return RemovableHandle(self._post_hooks, hook)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update from the parameters' gradients; `closure` computes the loss again first and is returned."""

@@ -10,9 +10,12 @@ from flambeau.compiler.ir.types import TensorType
 def joined(x: Value, y: Value) -> Value | None:
     """``x + y`` where both are paddings by zeros, moved in the same way, whose parts are neighbours along one axis; else
     None."""
-    a, b = x.owner, y.owner
-    if a is None or b is None:
+    if (
+        x.definition is None or y.definition is None
+    ):  # before their operations are asked for, which may have to be made
         return None
+    a, b = x.owner, y.owner
+    assert a is not None and b is not None
     if a.definition is b.definition and isinstance(a.definition, Reshape | Transpose):
         (inner_x,), (inner_y,) = a.operands, b.operands
         if inner_x.type is not inner_y.type:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 
-from flambeau import pointwise
+from flambeau import arithmetic
 from flambeau.compiler.dialects.graph import build
 from flambeau.compiler.dialects.graph.composites_activation import LogSigmoid
 from flambeau.compiler.dialects.graph.composites_nn import CrossEntropy
@@ -23,7 +23,7 @@ def _difference(input: Tensor, target: Tensor, what: str) -> Value:
             "likely lead to incorrect results due to broadcasting. Please ensure they have the same size.",
             stacklevel=4,
         )
-    return read(pointwise.sub(input, target))
+    return read(arithmetic.sub(input, target))
 
 
 def mse_loss(input: Tensor, target: Tensor, size_average: None = None, reduce: None = None,

@@ -19,7 +19,7 @@ from flambeau.compiler.dialects.graph.composites_norm import (
 from flambeau.compiler.ir.core import Value
 from flambeau.evaluation import number, record, record_all, stop_gradient
 from flambeau.nn.functional.common import floating, scaled, shifted
-from flambeau.pointwise import broadcast_shapes
+from flambeau.operands import broadcast_shapes
 from flambeau.tensor import Tensor, read, wrap, write
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from flambeau.autograd import no_grad
 from flambeau.creation import tensor
+from flambeau.joining import cat, stack
 from flambeau.nn.utils import rnn as rnn
-from flambeau.shaping import cat, stack
 from flambeau.tensor import Tensor
 
 

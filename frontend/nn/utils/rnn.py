@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flambeau.creation import as_tensor, from_numpy, full
-from flambeau.shaping import cat, stack
+from flambeau.joining import cat, stack
 from flambeau.tensor import Tensor
 
 

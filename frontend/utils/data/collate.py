@@ -9,7 +9,7 @@ import numpy as np
 
 from flambeau.creation import as_tensor, tensor
 from flambeau.dtypes import float64
-from flambeau.shaping import stack
+from flambeau.joining import stack
 from flambeau.tensor import Tensor
 
 
