@@ -209,6 +209,17 @@ def test_symbolic_batch(images: int) -> None:
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_errors_of_small_sums_are_small() -> None:
+    """2 x 2 windows of 64 features: 256 products (PyTorch's error is 2.3e-7)."""
+    op = convolution_of(2, 2)
+    x, w = (Value(tensor(s, f32)) for s in ((8, 64, 56, 56), (128, 64, 2, 2)))
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(v.type.shape, np.float32) for v in (x, w)]  # type: ignore[attr-defined]
+    exact = op.reference(*[a.astype(np.float64) for a in arrays])
+    (found,) = run_graph(Graph((x, w), [apply(op, x, w)]), arrays)
+    assert np.abs(found - exact).max() <= 2.8e-7 * np.abs(exact).max()
+
+
 def test_blocks_of_half_vectors_where_they_cost_half() -> None:
     """24 features are three halves; where halves cost as much as whole vectors, they are two wholes."""
     size = ConvolutionSize(1, (56 * 56,), 24, 144)
