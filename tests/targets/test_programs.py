@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import flambeau as fb
-from tests.targets.emulation.machines import MACHINES, Machine
+from tests.targets.emulation.machines import ARM_DOT, MACHINES, Machine
 
 Array = np.ndarray[Any, Any]
 
@@ -87,6 +87,13 @@ def test_products(dtype: Any, prepared: bool, machine: Machine) -> None:
         exact = a.astype(np.float64) @ b.astype(np.float64).T
         tolerance = 4 * unit * a.shape[1] ** 0.5
         np.testing.assert_allclose(ours.astype(np.float64), exact, rtol=4 * unit, atol=tolerance)
+
+
+@pytest.mark.parametrize("prepared", [False, True], ids=["given", "prepared"])
+def test_products_by_dot_instructions(prepared: bool) -> None:
+    """`sdot`, by lanes of words; others of AArch64's CPUs widen bytes first."""
+    ARM_DOT.require()
+    test_products(np.int8, prepared, ARM_DOT)
 
 
 def transposed(m: Any, *xs: Any) -> tuple[Any, ...]:
