@@ -20,6 +20,7 @@ from flambeau.compiler.ir.dims import Index, Symbol, of_symbol, recombine
 from flambeau.compiler.ir.types import ElementType, TensorType, VectorType, bf16
 from flambeau.compiler.lowering import contraction as template
 from flambeau.compiler.lowering.blocked_convolution import blocked_workspace, lower_blocked_convolution
+from flambeau.compiler.lowering.blocked_problem import FROM_AFAR
 from flambeau.compiler.lowering.context import LoweringContext, definition_of, tensor_of
 from flambeau.compiler.lowering.contraction_emitter import LoopEmitter
 from flambeau.compiler.lowering.contraction_problem import Contraction, Operand, Panels, Plain, Touches
@@ -57,9 +58,6 @@ from flambeau.compiler.schedule.cpu_contraction import CpuShape, cpu_shape
 from flambeau.compiler.schedule.cpu_kernel_gradient import GradientPlan, gradient_plan, numbers_of
 from flambeau.compiler.schedule.cpu_small_convolution import SmallConvolution, small_convolution
 from flambeau.compiler.targets.dots import DotInstruction, dot_instruction
-
-#: Bytes of a result from which on its lines are prefetched: less stays in the caches from one kernel to the next.
-FROM_AFAR = 1 << 18
 
 
 def workspace_bytes(ctx: LoweringContext, operation: Operation) -> Index:
