@@ -35,6 +35,8 @@ from flambeau.compiler.schedule.cpu_kernel_gradient import (
 TAPS = 64
 #: Groups of more features and more channels than this are better packed.
 FEATURES, CHANNELS = 16, 8
+#: Products of an element that are enough for what copying it costs: of one group, threads get more tasks then.
+PRODUCTS = 400
 #: Bytes of stack that a task's copies may have, and what they have where rows allow it: both are then in a usual L1 cache.
 MOST, AIM = 96 << 10, 44 << 10
 #: Bytes of sums on a task's stack.
@@ -104,7 +106,8 @@ def grouped_gradient_plan(
     accumulator = accumulator_of(x.element, result.element)
     lanes = max(1, cpu.vector_bits // accumulator.bits)
     block, part = _tile(features, taps, cpu.registers)
-    chunk = _chunk(features, block, SUMS // (channels * taps * lanes * accumulator.itemsize))
+    most = SUMS // (channels * taps * lanes * accumulator.itemsize)
+    chunk = _chunk(features, block, most, FEATURES if groups > 1 else min(FEATURES, PRODUCTS // taps))
     if chunk == 0:
         return None
     best: GroupedGradientPlan | None = None
@@ -137,11 +140,11 @@ def _tile(features: int, taps: int, registers: int) -> tuple[int, int]:
     return min(((n, balanced(taps, (registers - 1 - n) // n)) for n in blocks), key=cost)
 
 
-def _chunk(features: int, block: int, most: int) -> int:
-    """A task's features: about as many as FEATURES, for which the input is copied once, but not more than `most`; 0 if even a
+def _chunk(features: int, block: int, most: int, about: int) -> int:
+    """A task's features: about so many, for which the input is copied once, but not more than `most`; 0 if even a
     block is more."""
     parts = [n for n in range(block, min(features, most) + 1, block) if features % n == 0]
-    return min(parts, key=lambda n: abs(n - FEATURES), default=0)
+    return min(parts, key=lambda n: abs(n - about), default=0)
 
 
 def _copied(
