@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from typing import Protocol
 
 from flambeau.compiler.ir.dims import Dim, Index, maximum, minimum
@@ -111,7 +111,7 @@ class WindowAxis:
         low, high = ((n + (self.dilation - 1)) // self.dilation for n in (before, behind))
         return minimum(low, self.taps), minimum(high, self.taps)
 
-    @cache  # noqa: B019  (few and small)
+    @lru_cache(1 << 12)  # noqa: B019  (numbers only)
     def share(self, count: int) -> float:
         """The part of all taps that tiles of `count` results reach."""
         tiles = range(0, self.results, count)
