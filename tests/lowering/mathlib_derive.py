@@ -80,11 +80,11 @@ def exponentials() -> None:
     near = mp.mpf("1.01") / 32
     slope: Function = lambda r: (mp.mpf(2) ** r - 1) / r  # noqa: E731
     polynomial("EXP2_NEAR_F32", "(2**r - 1) / r", slope, -near, near, 2, lambda r: abs(r), single=True)
-    emit(
-        "ROOTS_OF_TWO_F32",
-        "2**(i / 16)",
-        [float(np.float32(float(mp.mpf(2) ** (mp.mpf(i) / 16)))) for i in range(16)],
-    )
+    roots = [mp.mpf(2) ** (mp.mpf(i) / 16) for i in range(16)]
+    nearest = [float(np.float32(float(root))) for root in roots]
+    rests = [float(np.float32(float(root - near))) for root, near in zip(roots, nearest, strict=True)]
+    emit("ROOTS_OF_TWO_F32", "2**(i / 16)", nearest)
+    emit("ROOTS_OF_TWO_REST_F32", "2**(i / 16) without the f32 number that is nearest", rests)
     split("LN2_FULL_F32", mp.log(2), 2, 24, "ln 2", 24)
     split("LN2_FULL_F64", mp.log(2), 2, 53, "ln 2")
     split("LN2_F32", mp.log(2), 2, 15, "ln 2; times a 9-bit integer the first part is exact in f32", 24)

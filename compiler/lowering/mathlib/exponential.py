@@ -100,9 +100,11 @@ _ROOTS = {F32: 16, F64: 1}
 
 
 def _times_root(t: Real[V], w: Real[V]) -> Real[V]:
-    """2**(i / 16) (1 + w) for t with i in its last four bits."""
-    root = t.bits().look_up(table.ROOTS_OF_TWO_F32)
-    return root.fma(w, root)
+    """2**(i / 16) (1 + w) for t with i in its last four bits. The powers have two parts, so that only the last addition
+    rounds much."""
+    i = t.bits()
+    root = i.look_up(table.ROOTS_OF_TWO_F32)
+    return root + root.fma(w, i.look_up(table.ROOTS_OF_TWO_REST_F32))
 
 
 def exp2(b: Builder[V], x: V, fmt: Format) -> V:
