@@ -34,7 +34,8 @@ class AttentionSchedule:
 def choose(queries: Index, accumulator: ElementType, cpu: CpuShape) -> AttentionSchedule:
     """The schedule for so many queries."""
     lanes = max(1, cpu.vector_bits // accumulator.bits)
-    rows = 8 if cpu.registers >= 32 else 4
+    # No more than columns: of a causal block, scores are made for columns of queries, and read by rows of them.
+    rows = min(8 if cpu.registers >= 32 else 4, 2 * lanes)
     unit = math.lcm(2 * lanes, rows)
     block = -(-BLOCK // unit) * unit
     if isinstance(queries, int):
