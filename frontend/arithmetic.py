@@ -40,14 +40,15 @@ class _WithNumber(Rule):
     def value(self, number: float, flows: bool) -> Value:
         """A number, as an input of the program. Numbers that come again share their memory, but not where derivatives flow:
         a gradient may be the number itself, and is the user's."""
-        value = Value(self.number)
-        value.data = None if flows else self._arrays.get(number)
-        if value.data is None:
-            value.data = evaluation.array_of(number, self.number.element)
+        array = None if flows else self._arrays.get(number)
+        if array is None:
+            array = evaluation.array_of(number, self.number.element)
             if not flows:
                 if len(self._arrays) > 100:
                     self._arrays.clear()
-                self._arrays[number] = value.data
+                self._arrays[number] = array
+        value = Value(self.number)
+        value.data = array
         return value
 
     def operation(self, value: Recorded) -> Operation:

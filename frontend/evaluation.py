@@ -233,15 +233,19 @@ class TraceError(RuntimeError):
 def compute(wanted: list[Value], step: Step | None = None, base: int = 0, count: int = 0) -> None:
     """Compute exactly `wanted` (and what their derivatives will read), none of which has data. They were recorded in the
     walk that ended at `step`, or found otherwise."""
-    key: list[Any] = [options.current().code]
+    route: Route | None = None
+    key: tuple[Any, ...] = ()
     if step is not None:
+        numbers: list[Any] = [options.current().code]
         for value in wanted:
             number = value.number - base
             if not 0 <= number < count:
                 step = None
                 break
-            key.append(~number if value.requires_grad else number)
-    route: Route | None = None if step is None else step.routes.get(tuple(key))
+            numbers.append(~number if value.requires_grad else number)
+        else:
+            key = tuple(numbers)
+            route = step.routes.get(key)
     if route is not None:
         try:
             targets = follow(route.path, wanted.copy())
@@ -258,7 +262,7 @@ def compute(wanted: list[Value], step: Step | None = None, base: int = 0, count:
         if step is not None:
             if len(step.routes) >= ROUTES:
                 step.routes.clear()
-            step.routes[tuple(key)] = Route(plan, wanted, leaves, kept)
+            step.routes[key] = Route(plan, wanted, leaves, kept)
     else:
         statistics.hits += 1
     statistics.evaluations += 1

@@ -133,12 +133,13 @@ def fit(y: Value, like: Value) -> Value:
 def put(target: Tensor, result: Value) -> Tensor:
     """Write `result` in place, with PyTorch's check that its dtype can be cast to the target's."""
     like = read(target)
-    a, b = build.element_of(result), build.element_of(like)
-    if dtypes.category(a) > dtypes.category(b):
-        raise RuntimeError(
-            f"result type {long_name(a)} can't be cast to the desired output type {long_name(b)}"
-        )
-    result = fit(result, like)
+    if result.type is not like.type:
+        a, b = build.element_of(result), build.element_of(like)
+        if dtypes.category(a) > dtypes.category(b):
+            raise RuntimeError(
+                f"result type {long_name(a)} can't be cast to the desired output type {long_name(b)}"
+            )
+        result = fit(result, like)
     del like  # what it shows may be written over where nobody has it
     return write(target, result)
 

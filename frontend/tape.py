@@ -259,8 +259,9 @@ class Recorder:
                 continue
             if value.data is not None:
                 if value.requires_grad:
-                    whole = whole and is_leaf(value)
-                    key.append((value.type, is_leaf(value)))
+                    leaf = is_leaf(value)
+                    whole = whole and leaf
+                    key.append((value.type, leaf))
                 else:
                     key.append(value.type)
             elif value.definition is not None and not value.sources:

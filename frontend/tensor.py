@@ -503,7 +503,7 @@ def wrap(value: Value, name: str | None = None) -> Tensor:
 
 def read(tensor: Tensor) -> Value:
     """The tensor's value now."""
-    cell, trace = tensor._cell, state.trace
+    cell, trace = tensor._cell, state.now.trace
     value = cell.value if cell.parent is None and trace is None else cell.read()
     chain = tensor._chain
     if chain is None:

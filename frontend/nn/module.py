@@ -189,8 +189,9 @@ class Module(Stateful):
 
     # -- calling -------------------------------------------------------------------------------------------------------
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        if evaluation.state.trace is not None:
-            evaluation.state.trace.modules[self] = None
+        trace = evaluation.state.now.trace
+        if trace is not None:
+            trace.modules[self] = None
         if not (
             self._forward_pre_hooks or self._forward_hooks or self._backward_hooks or self._backward_pre_hooks
         ):
