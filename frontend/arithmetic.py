@@ -23,6 +23,8 @@ _ADD, _SUB, _MUL, _DIV = (
     pointwise_arithmetic.Multiply(),
     pointwise_arithmetic.Divide(),
 )
+#: Of these, adding one is nothing special.
+_SUMS = (_ADD, _SUB)
 
 
 class _WithNumber(Rule):
@@ -80,7 +82,7 @@ def _operator(definition: Any, name: str, function: Callable[[Any, Any], Tensor]
                 if len(rules) > 1000:
                     rules.clear()
                 rule = rules[x.type] = _WithNumber(definition, x.type, first)  # type: ignore[arg-type]
-            if other == 0 or other == 1:  # rules like to know these
+            if other == 0 or (other == 1 and definition not in _SUMS):  # rules like to know these
                 return function(self, other)
             flows = now.grad and x.requires_grad
             y = rule.value(other, flows)

@@ -78,7 +78,9 @@ def _part(definition: Any, value: Value, array: Array) -> Value:
         bounds = zip(definition.start_indices, definition.limit_indices, definition.strides)
         array = array[tuple([slice(*b) for b in bounds])]
     result = Value(type_)
-    result.data = np.require(array, requirements="C").reshape(type_.shape)  # type: ignore[attr-defined]
+    if not array.flags.c_contiguous:
+        array = array.copy()
+    result.data = array.reshape(type_.shape)  # type: ignore[attr-defined]
     return result
 
 
