@@ -424,3 +424,19 @@ def test_a_second_derivative_reads_what_the_first_one_made() -> None:
             seen.append(loss.item())
         losses.append(seen)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_gradient_is_no_constant_because_of_what_it_is_made_of() -> None:
+    """It is a broadcast, and the first value that its derivative reads is one everywhere: it is not."""
+    for _ in range(3):
+        found = []
+        for m in (fb, torch):
+            x, w = (
+                m.tensor([1.0, 2.0, 3.0], requires_grad=True),
+                m.tensor([4.0, 5.0, 6.0], requires_grad=True),
+            )
+            one = m.ones(())
+            m.atan2(one, x.sum()).backward()
+            (w * x.grad).square().sum().backward()
+            found.append(w.grad.tolist())
+        assert found[0] == pytest.approx(found[1])
