@@ -13,8 +13,12 @@ import os
 
 ALIGNMENT = 64
 HUGE_PAGE = 2 << 20
+#: Bytes between the places in a page where blocks start. Without them arrays of equal sizes, as an optimizer walks through them
+#: together, have their lines in the same few sets of the caches. Pairs of lines stay together.
+STAGGER = 20 * ALIGNMENT
 #: Blocks of this size and more, but less than a huge page, share regions of `REGION` bytes (on Linux).
-SHARED, REGION = 64 << 10, 4 * HUGE_PAGE
+SHARED = 64 << 10
+REGION = 4 * HUGE_PAGE + 4 * HUGE_PAGE // SHARED * STAGGER
 
 if os.name == "nt":
     _msvcrt = ctypes.CDLL("msvcrt")
@@ -132,7 +136,7 @@ else:
                 return 0
             region = _Region(base)
         ptr = region.base[0] + region.used
-        region.used += size
+        region.used += size + STAGGER
         region.live.append(None)
         _regions[ptr] = region
         _open.append(region)

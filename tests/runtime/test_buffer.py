@@ -8,6 +8,7 @@ import mmap
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import ml_dtypes
@@ -268,3 +269,13 @@ def test_the_heap_may_be_trimmed_at_any_time() -> None:
     del del_me
     system_memory.trim_heap()
     assert kept.sum() == (1 << 16) * ((1 << 16) - 1) // 2
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="blocks share regions on Linux only")
+def test_equal_blocks_start_at_different_places_in_a_page() -> None:
+    """Or arrays that are walked through together meet in the same few sets of the caches."""
+    allocator = Allocator()
+    blocks = [allocator.allocate(1 << 20) for _ in range(7)]
+    places = [b.ptr % 4096 for b in blocks]
+    assert sum(one == other for one, other in pairwise(places)) <= 1  # one may begin a region
+    assert not any(place % system_memory.ALIGNMENT for place in places)
