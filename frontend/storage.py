@@ -187,8 +187,11 @@ def write_now(cell: Cell, chain: Chain, new: Value) -> bool:
         array = arrays[0]
     else:
         array = copied(arrays[0])
-    bounds = zip(chain[0].start_indices, chain[0].limit_indices, chain[0].strides)
-    part = array[tuple([slice(*b) for b in bounds])]
+    part = array
+    for step in chain:
+        if isinstance(step, Slice):
+            bounds = zip(step.start_indices, step.limit_indices, step.strides)
+            part = part[tuple([slice(*b) for b in bounds])]
     part[...] = source.reshape(part.shape)
     value = Value(cell.value.type)
     value.data = array

@@ -133,3 +133,14 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(opdef._RAW) <= 300 and len(core._INFERRED) <= 300 and len(indexing._PLACES) <= 300
     assert len(opdef._INTERNED) < before + 1000
     assert Slice((3, 0), (8, 2), (1, 1)) is kept
+
+
+def test_a_part_of_a_part() -> None:
+    """A slice of a slice of another shape, and one of the same shape, which must not write the outer one."""
+    for inner in ((slice(None, None, 2), slice(None)), (slice(1, 3), slice(None))):
+        a = np.arange(12.0, dtype=np.float32).reshape(3, 4)
+        x = fb.tensor(a.tolist())
+        part, expected = x.narrow(1, 1, 3), a[:, 1:4]
+        part[inner] += 10.0
+        expected[inner] += 10.0
+        np.testing.assert_array_equal(x.numpy(), a)
